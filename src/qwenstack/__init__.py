@@ -1,0 +1,1 @@
+"""QwenStack: the stack around Qwen models, as software you own."""

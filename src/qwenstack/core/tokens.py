@@ -1,0 +1,41 @@
+"""Token counts, as the engine that ran the request reported them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TokenUsage(msgspec.Struct, frozen=True):
+    """What one request consumed, in tokens counted by its engine.
+
+    `prompt` holds every input token; `cached`, `cached_explicit` and `cache_creation` are disjoint
+    parts of it. `completion` holds every generated token; `reasoning` is a part of it.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    cached_explicit: int = 0
+    cache_creation: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Prompt plus completion, the figure that TPM limits count."""
+        return self.prompt + self.completion
+
+    def inconsistency(self) -> str | None:
+        """Say what contradicts itself in these counts, or None when they hold together."""
+        counts = msgspec.structs.astuple(self)
+        if min(counts) < 0:
+            return f"a token count is negative: {self}"
+        if self.cached + self.cached_explicit + self.cache_creation > self.prompt:
+            return f"cached tokens exceed the prompt: {self}"
+        if self.reasoning > self.completion:
+            return f"reasoning tokens exceed the completion: {self}"
+        return None
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
+        )

@@ -1,0 +1,1 @@
+"""API surfaces: one module per vendor wire format, translation only."""

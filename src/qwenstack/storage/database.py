@@ -1,0 +1,129 @@
+"""Opening the database, by URL: SQLite in a file (the default) or PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_CONNECT_TIMEOUT_S = 10
+_LOCK_TIMEOUT_S = 30
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached or written to; the message says which and why."""
+
+
+def open_database(url: str) -> Engine:
+    """Open `sqlite:///path` or `postgresql://…` and bring its tables up to date.
+
+    Every SQLite connection is in WAL mode with `synchronous=FULL`: a committed transaction survives
+    a power cut. Raises DatabaseUnavailable when it cannot be opened, ValueError for another kind.
+    """
+    engine = connect(url)
+    try:
+        _migrate(engine)
+    except DBAPIError as error:
+        raise DatabaseUnavailable(f"cannot open {shown(url)}: {error.orig}") from error
+    return engine
+
+
+def connect(url: str) -> Engine:
+    """The engine for `url` without touching the tables; raises ValueError for another kind."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ValueError(
+            f"database.url {url!r} is no URL; try sqlite:////path/to/file.db"
+        ) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database:
+            raise ValueError("database.url names no file; write sqlite:////path/to/file.db")
+        engine = create_engine(parsed, connect_args={"timeout": _LOCK_TIMEOUT_S})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=4,
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+        )
+    raise ValueError(
+        f"database.url has the scheme {parsed.drivername!r}; use sqlite:/// or postgresql://"
+    )
+
+
+def shown(url: str) -> str:
+    """The URL with its password hidden, for messages."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def add_to(
+    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], column: str
+) -> None:
+    """Insert `rows`; where the primary key exists already, add `column` to the stored value."""
+    if not rows:
+        return
+    keys = [key.name for key in table.primary_key.columns]
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = make(table)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=keys, set_={column: table.c[column] + statement.excluded[column]}
+        ),
+        rows,
+    )
+
+
+def replace_in(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert `rows`, replacing those whose primary key exists already."""
+    if not rows:
+        return
+    keys = [key.name for key in table.primary_key.columns]
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = make(table)
+    updates = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=updates), rows)
+
+
+def is_gone(error: DBAPIError) -> bool:
+    """Whether the database went away or is full (a later try can succeed), not a wrong statement."""
+    return isinstance(error, OperationalError) or error.connection_invalidated
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own transaction handling is switched off so that BEGIN is ours to send.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "wal_autocheckpoint=4000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at once; a deferred one can fail half-way when it upgrades.
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _migrate(engine: Engine) -> None:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, "head")

@@ -213,7 +213,8 @@ class CompletionBuilder:
 
     >>> builder = CompletionBuilder()
     >>> builder.add(Step((Delta(text="Par"),)))
-    >>> builder.add(Step((Delta(text="is", finish=FinishReason.STOP),), TokenUsage(5, 2), final=True))
+    >>> last = Delta(text="is", finish=FinishReason.STOP)
+    >>> builder.add(Step((last,), TokenUsage(5, 2), final=True))
     >>> builder.build().choices[0].text
     'Paris'
     """

@@ -21,6 +21,7 @@ class RefusalKind(enum.Enum):
     RESIDENCY = "residency"
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
     OUT_OF_CREDIT = "out_of_credit"
     BUDGET_EXCEEDED = "budget_exceeded"

@@ -36,6 +36,5 @@ class TokenUsage(msgspec.Struct, frozen=True):
         return None
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        return TokenUsage(
-            *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
-        )
+        mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return TokenUsage(*(a + b for a, b in zip(mine, theirs, strict=True)))

@@ -1,0 +1,378 @@
+"""Administering tenants: each act is one database transaction with its line in the audit log.
+
+Functions take an open connection, so that the command line and the admin API share them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from qwenstack.core.identifiers import new_id
+from qwenstack.core.instants import now_us
+from qwenstack.core.money import Money
+from qwenstack.core.refusals import Refusal, RefusalKind, invalid
+from qwenstack.storage import tables
+from qwenstack.storage.database import add_to
+from qwenstack.studio.audit_log import record
+from qwenstack.studio.ledger.entries import FUNDS, GRANTS, transfer, workspace_account
+from qwenstack.studio.ledger.writes import Post, write_all
+from qwenstack.studio.tenancy import (
+    ApiKey,
+    Billing,
+    Budget,
+    NewKey,
+    Period,
+    Plan,
+    Scope,
+    Tenancy,
+    Workspace,
+    make_key,
+)
+
+TENANCY = "tenancy"
+FUNDS_TOPIC = "funds"
+NAME_LENGTH_MAX = 200
+
+
+def read_tenancy(connection: Connection) -> Tenancy:
+    """Everything about tenants, as of now."""
+    plans: dict[str, Plan] = {}
+    for row in connection.execute(
+        select(tables.plans).order_by(tables.plans.c.id, tables.plans.c.version)
+    ):
+        plans[row.id] = msgspec.json.decode(row.document, type=Plan)
+    return Tenancy(
+        version=version_of(connection, TENANCY),
+        workspaces=[_workspace(row) for row in connection.execute(select(tables.workspaces))],
+        keys=[_key(row) for row in connection.execute(select(tables.api_keys))],
+        plans=plans.values(),
+        budgets=[_budget(row) for row in connection.execute(select(tables.budgets))],
+    )
+
+
+def version_of(connection: Connection, topic: str) -> int:
+    """How often `topic` has changed."""
+    version = connection.scalar(
+        select(tables.changes.c.version).where(tables.changes.c.topic == topic)
+    )
+    return version or 0
+
+
+def create_workspace(
+    connection: Connection,
+    *,
+    actor: str,
+    name: str,
+    plan: str = "default",
+    region: str | None = None,
+    currency: str = "USD",
+    billing: Billing = "prepaid",
+    credit_limit_micro: int | None = None,
+    free_quota_only: bool = False,
+) -> Workspace:
+    """Create a workspace; raises Refusal for a name in use, an unknown plan or a bad field."""
+    _check_name(name)
+    if connection.scalar(
+        select(func.count()).select_from(tables.workspaces).where(tables.workspaces.c.name == name)
+    ):
+        raise Refusal(RefusalKind.CONFLICT, f"A workspace named {name!r} exists.", param="name")
+    if not connection.scalar(
+        select(func.count()).select_from(tables.plans).where(tables.plans.c.id == plan)
+    ):
+        raise invalid(f"There is no plan {plan!r}; `qwenstack admin plans` lists them.", "plan")
+    if len(currency) != 3 or not currency.isascii() or not currency.isupper():
+        raise invalid(f"currency {currency!r} is no ISO 4217 code such as USD.", "currency")
+    workspace = Workspace(
+        id=new_id("ws"),
+        name=name,
+        plan=plan,
+        region=region,
+        currency=currency,
+        billing=billing,
+        credit_limit_micro=credit_limit_micro,
+        free_quota_only=free_quota_only,
+    )
+    connection.execute(
+        insert(tables.workspaces).values(**msgspec.structs.asdict(workspace), created_us=now_us())
+    )
+    _changed(connection, TENANCY)
+    record(connection, actor, "workspace.create", workspace.id, msgspec.to_builtins(workspace))
+    return workspace
+
+
+def set_suspended(
+    connection: Connection, *, actor: str, workspace_id: str, suspended: bool
+) -> None:
+    """Suspend a workspace or let it go on; raises Refusal for an unknown one."""
+    find_workspace(connection, workspace_id)
+    connection.execute(
+        update(tables.workspaces)
+        .where(tables.workspaces.c.id == workspace_id)
+        .values(suspended=suspended)
+    )
+    _changed(connection, TENANCY)
+    action = "workspace.suspend" if suspended else "workspace.resume"
+    record(connection, actor, action, workspace_id, {})
+
+
+def find_workspace(connection: Connection, reference: str) -> Workspace:
+    """The workspace with this id or name; raises Refusal for none."""
+    table = tables.workspaces
+    row = connection.execute(
+        select(table).where((table.c.id == reference) | (table.c.name == reference))
+    ).one_or_none()
+    if row is None:
+        raise Refusal(
+            RefusalKind.NOT_FOUND,
+            f"There is no workspace {reference[:80]!r}; `qwenstack admin workspaces` lists them.",
+        )
+    return _workspace(row)
+
+
+def create_key(
+    connection: Connection,
+    *,
+    actor: str,
+    workspace_id: str | None,
+    name: str,
+    scopes: tuple[Scope, ...] = ("inference", "batch", "usage"),
+    models: tuple[str, ...] | None = None,
+    expires_us: int | None = None,
+) -> tuple[ApiKey, NewKey]:
+    """Make a key and give its secret, which is stored nowhere; raises Refusal."""
+    _check_name(name)
+    if not scopes:
+        raise invalid("A key needs at least one scope.", "scopes")
+    if ("admin" in scopes) != (workspace_id is None):
+        raise invalid("An admin key belongs to no workspace, and every other key to one.", "scopes")
+    if expires_us is not None and expires_us <= now_us():
+        raise invalid("The expiry lies in the past.", "expires_at")
+    drawn = make_key()
+    key = ApiKey(
+        id=new_id("key"),
+        workspace_id=workspace_id,
+        name=name,
+        prefix=drawn.prefix,
+        digest=drawn.digest,
+        scopes=scopes,
+        models=models,
+        created_us=now_us(),
+        expires_us=expires_us,
+    )
+    row = msgspec.structs.asdict(key)
+    row["scopes"] = msgspec.json.encode(scopes).decode()
+    row["models"] = None if models is None else msgspec.json.encode(models).decode()
+    connection.execute(insert(tables.api_keys).values(**row))
+    _changed(connection, TENANCY)
+    detail = {"name": name, "prefix": key.prefix, "workspace": workspace_id, "scopes": scopes}
+    record(connection, actor, "key.create", key.id, detail)
+    return key, drawn
+
+
+def revoke_key(
+    connection: Connection, *, actor: str, key_id: str, at_us: int | None = None
+) -> None:
+    """End a key now, or at an instant to come (rotation with overlap); raises Refusal."""
+    key = find_key(connection, key_id)
+    at_us = at_us or now_us()
+    connection.execute(
+        update(tables.api_keys).where(tables.api_keys.c.id == key.id).values(revoked_us=at_us)
+    )
+    _changed(connection, TENANCY)
+    record(connection, actor, "key.revoke", key.id, {"prefix": key.prefix, "at_us": at_us})
+
+
+def rotate_key(
+    connection: Connection, *, actor: str, key_id: str, overlap_s: int
+) -> tuple[ApiKey, NewKey]:
+    """Make a successor with the same rights; the old key ends after `overlap_s` seconds."""
+    old = find_key(connection, key_id)
+    made = create_key(
+        connection,
+        actor=actor,
+        workspace_id=old.workspace_id,
+        name=old.name,
+        scopes=old.scopes,
+        models=old.models,
+    )
+    revoke_key(connection, actor=actor, key_id=old.id, at_us=now_us() + overlap_s * 1_000_000)
+    return made
+
+
+def find_key(connection: Connection, reference: str) -> ApiKey:
+    """The key with this id or shown prefix; raises Refusal for none or several."""
+    table = tables.api_keys
+    rows = connection.execute(
+        select(table).where((table.c.id == reference) | (table.c.prefix == reference))
+    ).all()
+    if len(rows) != 1:
+        raise Refusal(
+            RefusalKind.NOT_FOUND,
+            f"{len(rows) or 'No'} keys match {reference[:80]!r}; `qwenstack admin keys` lists them "
+            "with their ids.",
+        )
+    return _key(rows[0])
+
+
+def touch_keys(connection: Connection, used: dict[str, int]) -> None:
+    """Note when keys were last used: key id to microseconds."""
+    table = tables.api_keys
+    for key_id, at_us in used.items():
+        connection.execute(update(table).where(table.c.id == key_id).values(last_used_us=at_us))
+
+
+def put_plan(connection: Connection, *, actor: str, plan: Plan) -> Plan:
+    """Store a plan as the next version of its id; earlier versions stay readable."""
+    table = tables.plans
+    latest = connection.scalar(select(func.max(table.c.version)).where(table.c.id == plan.id))
+    plan = msgspec.structs.replace(plan, version=(latest or 0) + 1)
+    document = msgspec.json.encode(plan).decode()
+    connection.execute(
+        insert(table).values(
+            id=plan.id, version=plan.version, document=document, created_us=now_us()
+        )
+    )
+    _changed(connection, TENANCY)
+    record(connection, actor, "plan.put", plan.id, msgspec.to_builtins(plan))
+    return plan
+
+
+def create_budget(
+    connection: Connection,
+    *,
+    actor: str,
+    workspace_id: str,
+    key_id: str | None,
+    period: Period,
+    limit_micro: int,
+    alert_percent: int = 80,
+    stops: bool = True,
+) -> Budget:
+    """Set a budget; spending before it was set does not count. Raises Refusal."""
+    if limit_micro < 0:
+        raise invalid("A budget's limit must not be negative.", "limit")
+    if not 1 <= alert_percent <= 100:
+        raise invalid(f"alert_percent is {alert_percent}; it must lie in 1..100.", "alert_percent")
+    budget = Budget(
+        id=new_id("bud"),
+        workspace_id=workspace_id,
+        key_id=key_id,
+        period=period,
+        limit_micro=limit_micro,
+        alert_percent=alert_percent,
+        stops=stops,
+    )
+    connection.execute(
+        insert(tables.budgets).values(**msgspec.structs.asdict(budget), created_us=now_us())
+    )
+    _changed(connection, TENANCY)
+    record(connection, actor, "budget.create", budget.id, msgspec.to_builtins(budget))
+    return budget
+
+
+def top_up(
+    connection: Connection, *, actor: str, workspace: Workspace, amount: Money, memo: str
+) -> str:
+    """Add paid money to a workspace; the entry's id. Raises Refusal for a wrong amount."""
+    return _fund(connection, actor, workspace, amount, memo, "top_up")
+
+
+def grant(
+    connection: Connection, *, actor: str, workspace: Workspace, amount: Money, memo: str
+) -> str:
+    """Add promotional money to a workspace; the entry's id. Raises Refusal for a wrong amount."""
+    return _fund(connection, actor, workspace, amount, memo, "grant")
+
+
+def grant_free_quota(
+    connection: Connection,
+    *,
+    actor: str,
+    workspace_id: str,
+    model: str,
+    tokens: int,
+    expires_us: int,
+) -> None:
+    """Add free tokens of one model until an instant; what was used before stays used."""
+    if tokens <= 0:
+        raise invalid(f"tokens is {tokens}; it must be positive.", "tokens")
+    table = tables.free_quotas
+    row = {
+        "workspace_id": workspace_id,
+        "model": model,
+        "granted_tokens": tokens,
+        "used_tokens": 0,
+        "expires_us": expires_us,
+    }
+    add_to(connection, table, [row], "granted_tokens")
+    connection.execute(
+        update(table)
+        .where(table.c.workspace_id == workspace_id, table.c.model == model)
+        .values(expires_us=expires_us)
+    )
+    _changed(connection, FUNDS_TOPIC)
+    record(connection, actor, "free_quota.grant", workspace_id, row)
+
+
+def _fund(
+    connection: Connection,
+    actor: str,
+    workspace: Workspace,
+    amount: Money,
+    memo: str,
+    kind: str,
+) -> str:
+    if amount.currency != workspace.currency:
+        raise invalid(
+            f"The workspace's currency is {workspace.currency}, not {amount.currency}.", "currency"
+        )
+    if amount.micro <= 0:
+        raise invalid(f"The amount {amount} must be positive.", "amount")
+    entry = transfer(
+        entry_id=new_id("txn"),
+        kind="top_up" if kind == "top_up" else "grant",
+        workspace_id=workspace.id,
+        source=FUNDS if kind == "top_up" else GRANTS,
+        target=workspace_account(workspace.id),
+        amount_micro=amount.micro,
+        currency=amount.currency,
+        at_us=now_us(),
+        memo=memo[:500],
+    )
+    write_all(connection, [Post(entry)])
+    _changed(connection, FUNDS_TOPIC)
+    detail = {"amount_micro": amount.micro, "currency": amount.currency, "entry": entry.id}
+    record(connection, actor, f"workspace.{kind}", workspace.id, detail)
+    return entry.id
+
+
+def _changed(connection: Connection, topic: str) -> None:
+    add_to(connection, tables.changes, [{"topic": topic, "version": 1}], "version")
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > NAME_LENGTH_MAX or not name.isprintable():
+        raise invalid(
+            f"name {name[:40]!r} must have 1 to {NAME_LENGTH_MAX} printable characters.", "name"
+        )
+
+
+def _workspace(row: Row[tuple[object, ...]]) -> Workspace:
+    values = dict(row._mapping)
+    values.pop("created_us")
+    return msgspec.convert(values, Workspace)
+
+
+def _key(row: Row[tuple[object, ...]]) -> ApiKey:
+    values = dict(row._mapping)
+    values["scopes"] = msgspec.json.decode(values["scopes"])
+    if values["models"] is not None:
+        values["models"] = msgspec.json.decode(values["models"])
+    return msgspec.convert(values, ApiKey)
+
+
+def _budget(row: Row[tuple[object, ...]]) -> Budget:
+    values = dict(row._mapping)
+    values.pop("created_us")
+    return msgspec.convert(values, Budget)

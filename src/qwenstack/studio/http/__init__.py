@@ -1,0 +1,1 @@
+"""The HTTP edge: connections, bodies, routes. Plain ASGI, no policy."""

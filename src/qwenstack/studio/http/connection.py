@@ -1,0 +1,108 @@
+"""A connection that a hostile client cannot hold or fill: bounds on headers and on time.
+
+uvicorn parses HTTP with httptools (llhttp), which by itself accepts headers without end and waits
+for them for ever.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle, Transport
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_BYTES_MAX = 32 * 1024
+HEADER_COUNT_MAX = 100
+HEADER_TIMEOUT_S = 20.0
+
+
+class _TooLarge(Exception):
+    """Raised inside the parser's callback; ends the connection."""
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with bounds on a request's head.
+
+    A head over `HEADER_BYTES_MAX` or `HEADER_COUNT_MAX` is answered 431, one that takes longer than
+    `HEADER_TIMEOUT_S` 408; both close the connection.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._head_open = False
+        self._head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """A new connection owes a head in time."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more is expected."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, within bounds."""
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+        try:
+            super().data_received(data)
+        except _TooLarge:
+            self._refuse(431, b"Request Header Fields Too Large", b"the request's headers")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_bytes = 0
+        self._head_open = True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header."""
+        self._count(len(name) + len(value))
+        if len(self.headers) >= HEADER_COUNT_MAX:
+            raise _TooLarge
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._stop_timer()
+        self._head_open = False
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_open and self._head_bytes > HEADER_BYTES_MAX:
+            raise _TooLarge
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._head_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        self._refuse(408, b"Request Timeout", b"the request's headers in time")
+
+    def _refuse(self, status: int, phrase: bytes, what: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        body = (
+            b'{"error":{"message":"This server could not take '
+            + what
+            + b'.","type":"invalid_request_error","param":null,"code":"invalid_request"}}'
+        )
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (status, phrase, len(body), body)
+        )
+        self.transport.close()

@@ -1,0 +1,178 @@
+"""One HTTP request and its answer, over ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from qwenstack.core.identifiers import new_id
+from qwenstack.core.refusals import Refusal, RefusalKind
+from qwenstack.studio.surfaces.interface import Reply
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+
+BODY_TIMEOUT_S = 60.0
+SEND_TIMEOUT_S = 120.0
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or reads too slowly to be served."""
+
+
+class Exchange:
+    """A request as it arrived and the means to answer it.
+
+    `headers` has lower-case names; of repeated ones the last counts, as everywhere in our surfaces.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "_started",
+        "_watcher",
+        "client_gone",
+        "headers",
+        "method",
+        "path",
+        "query",
+        "request_id",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = new_id("req")
+        self.client_gone = False
+        self._receive = receive
+        self._send = send
+        self._started = False
+        self._watcher: asyncio.Task[Any] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the answer's head was sent."""
+        return self._started
+
+    @property
+    def secret(self) -> str | None:
+        """The API key sent: a bearer token, or `x-api-key` as Anthropic's clients send it."""
+        value = self.headers.get(b"authorization")
+        if value is None:
+            value = self.headers.get(b"x-api-key", b"")
+            return value.decode("latin-1").strip() or None
+        scheme, _, token = value.decode("latin-1").partition(" ")
+        return token.strip() or None if scheme.lower() == "bearer" else None
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole request body; raises Refusal over `bytes_max`, ClientGone when it breaks off.
+
+        A body that announces too much is refused before it is read.
+        """
+        announced = self.headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > bytes_max:
+            raise _too_large(bytes_max)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False) and message["type"] == "http.request":
+            if len(body) > bytes_max:
+                raise _too_large(bytes_max)
+            return body
+        return await self._rest_of_body(message, bytearray(body), bytes_max)
+
+    async def _rest_of_body(
+        self, message: MutableMapping[str, Any], body: bytearray, bytes_max: int
+    ) -> bytes:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while message["type"] == "http.request" and message.get("more_body", False):
+                    if len(body) > bytes_max:
+                        raise _too_large(bytes_max)
+                    message = await self._receive()
+                    body += message.get("body", b"")
+        except TimeoutError as error:
+            raise Refusal(
+                RefusalKind.INVALID_REQUEST,
+                f"The request's body did not arrive within {BODY_TIMEOUT_S:.0f} s.",
+            ) from error
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return bytes(body)
+
+    def watch(self) -> None:
+        """From now on, cancel the current task when the client goes away (see `client_gone`)."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect(task))
+
+    def unwatch(self) -> None:
+        """Stop watching."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def _wait_for_disconnect(self, task: asyncio.Task[Any]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        task.cancel()
+
+    async def start(
+        self, status: int, content_type: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        """Send the head of an answer whose length is not known yet."""
+        self._started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", content_type),
+                    (b"x-request-id", self.request_id.encode()),
+                    (b"cache-control", b"no-store"),
+                    *headers,
+                ],
+            }
+        )
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send a part of the body; raises ClientGone where the client does not take it in time."""
+        if not more:
+            # An answer that is complete is no reason to be cancelled.
+            self.unwatch()
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError as error:
+            raise ClientGone from error
+
+    async def reply(self, reply: Reply) -> None:
+        """Send a whole answer."""
+        self.unwatch()
+        self._started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": reply.status,
+                "headers": [
+                    (b"content-type", reply.content_type),
+                    (b"content-length", b"%d" % len(reply.body)),
+                    (b"x-request-id", self.request_id.encode()),
+                    *reply.headers,
+                ],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+def _too_large(bytes_max: int) -> Refusal:
+    return Refusal(
+        RefusalKind.BODY_TOO_LARGE,
+        f"The request's body is larger than {bytes_max} bytes; send a smaller one.",
+    )

@@ -1,0 +1,43 @@
+"""After a worker died: bill what its streams had delivered, free what its requests held."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, delete, select
+
+from qwenstack.core.instants import now_us
+from qwenstack.storage import tables
+from qwenstack.storage.database import replace_in
+from qwenstack.studio.ledger.writes import Settle, write_all
+
+# A worker that is silent for this long is taken for dead. Should it live after all, nothing is
+# billed twice: whichever settlement of a request comes second changes nothing.
+LEASE_S = 15
+HEARTBEAT_S = 3.0
+
+
+def heartbeat(connection: Connection, worker_id: str) -> None:
+    """Say that this worker lives."""
+    replace_in(connection, tables.workers, [{"id": worker_id, "heartbeat_us": now_us()}])
+
+
+def recover(connection: Connection, *, alone: bool) -> int:
+    """Settle the saved streams of dead workers as interrupted; how many there were.
+
+    `alone` says that the caller is the only process on this database: then every worker that left
+    something behind is dead, without waiting for its lease to end.
+    """
+    dead_before_us = now_us() if alone else now_us() - LEASE_S * 1_000_000
+    workers = tables.workers
+    living = list(
+        connection.scalars(select(workers.c.id).where(workers.c.heartbeat_us >= dead_before_us))
+    )
+    streams = tables.open_streams
+    left = connection.execute(
+        select(streams.c.charge).where(streams.c.worker_id.not_in(living))
+    ).all()
+    settlements = [msgspec.json.decode(row.charge, type=Settle) for row in left]
+    write_all(connection, settlements)
+    connection.execute(delete(tables.holds).where(tables.holds.c.worker_id.not_in(living)))
+    connection.execute(delete(workers).where(workers.c.id.not_in(living)))
+    return len(settlements)

@@ -50,14 +50,15 @@ _MODEL_COLUMNS = (
     _Column("Amount", 36, "R"),
 )
 _DETAIL_COLUMNS = (
-    _Column("Day", 17),
-    _Column("Model", 40),
-    _Column("Key", 25),
-    _Column("Region", 20),
-    _Column("Meter", 25),
+    _Column("Day", 16),
+    _Column("Model", 36),
+    _Column("Key", 22),
+    _Column("Region", 18),
+    _Column("Meter", 22),
     _Column("Tokens", 20, "R"),
-    _Column("Per 1M", 13, "R"),
-    _Column("Amount", 20, "R"),
+    _Column("Free", 15, "R"),
+    _Column("Per 1M", 12, "R"),
+    _Column("Amount", 19, "R"),
 )
 
 
@@ -74,14 +75,14 @@ def invoice_pdf(invoice: Invoice, *, font: Path | None = None) -> bytes:
         page.sums(statement, bold="Closing balance")
     page.section("Details")
     rows, left_out, left_out_micro = _detail_rows(invoice)
-    page.grid(_DETAIL_COLUMNS, rows, size=7.5)
+    page.grid(_DETAIL_COLUMNS, rows, size=7.5, labels=4)
     if left_out:
         page.note(
             f"{left_out:,} further lines, {exact(left_out_micro)} {invoice.head.currency} "
             "together, are in the JSON and CSV forms of this invoice."
         )
     page.note(
-        "Tokens are the engine's own counts. Free tokens, after the plus sign, cost nothing. "
+        "Tokens are the engine's own counts. The free ones among them cost nothing. "
         "No tax is computed. Amounts are exact to a millionth; only the amount due is rounded."
     )
     if page.unknown_characters:
@@ -158,18 +159,39 @@ class _Page(FPDF):
         self.set_text_color(0)
 
     def grid(
-        self, columns: Sequence[_Column], rows: Iterable[Sequence[str]], *, size: float = 9
+        self,
+        columns: Sequence[_Column],
+        rows: Iterable[Sequence[str]],
+        *,
+        size: float = 9,
+        labels: int = 0,
     ) -> None:
+        """Rows under a head that every page repeats; equal runs of `labels` are written once."""
         self._grid_head(columns, size)
+        above: Sequence[str] = ()
         for row in rows:
             if self.will_page_break(_ROW_MM):
                 self.add_page()
                 self._grid_head(columns, size)
-            for column, text in zip(columns, row, strict=True):
-                shown = self.fit(text, column.width - 2 * self.c_margin)
-                self.cell(column.width, _ROW_MM, shown, align=column.align)
+                above = ()
+            same = labels > 0 and above == row[:labels]
+            for place, (column, text) in enumerate(zip(columns, row, strict=True)):
+                self._grid_cell(column, "" if same and place < labels else text, size)
+            above = row[:labels]
             self.ln(_ROW_MM)
         self._rule()
+
+    def _grid_cell(self, column: _Column, text: str, size: float) -> None:
+        """A number is set smaller rather than cut; a name is cut."""
+        room = column.width - 2 * self.c_margin
+        if column.align == "L":
+            self.cell(column.width, _ROW_MM, self.fit(text, room))
+            return
+        width = self.get_string_width(text)
+        if width > room:
+            self.set_font_size(size * room / width)
+        self.cell(column.width, _ROW_MM, self.safe(text), align="R")
+        self.set_font_size(size)
 
     def _grid_head(self, columns: Sequence[_Column], size: float) -> None:
         self.type(size, bold=True)
@@ -232,21 +254,24 @@ def _detail_rows(invoice: Invoice) -> tuple[list[Sequence[str]], int, int]:
     rows: list[Sequence[str]] = []
     left_out = left_out_micro = 0
     for group in invoice.groups:
-        for place, line in enumerate(group.lines):
+        for line in group.lines:
             if len(rows) < DETAIL_ROWS_MAX:
-                rows.append(_detail_row(group, line, first=place == 0))
+                rows.append(_detail_row(group, line))
             else:
                 left_out += 1
                 left_out_micro += line.amount_micro
     return rows, left_out, left_out_micro
 
 
-def _detail_row(group: InvoiceGroup, line: InvoiceLine, *, first: bool) -> Sequence[str]:
-    labels = group_labels(group) if first else ("", "", "", "")
-    tokens = f"{line.tokens - line.free:,}"
-    if line.free:
-        tokens += f" + {line.free:,}"
-    return (*labels, METER_NAMES[line.meter], tokens, line.rate, exact(line.amount_micro))
+def _detail_row(group: InvoiceGroup, line: InvoiceLine) -> Sequence[str]:
+    return (
+        *group_labels(group),
+        METER_NAMES[line.meter],
+        f"{line.tokens:,}",
+        f"{line.free:,}" if line.free else "",
+        line.rate,
+        exact(line.amount_micro),
+    )
 
 
 def _minute(at: datetime) -> str:

@@ -85,11 +85,11 @@ def _details(invoice: Invoice) -> Table:
 
 
 def group_labels(group: InvoiceGroup) -> tuple[str, str, str, str]:
-    """Day, model (marked when interrupted or batch), key and region, safe to show."""
+    """Day, model (marked in front when interrupted or batch), key and region, safe to show."""
     model = printable(group.model)
     marks = [mark for mark, on in (("batch", group.batch), ("interrupted", _cut(group))) if on]
     if marks:
-        model += f" ({', '.join(marks)})"
+        model = f"{', '.join(marks)}: {model}"
     return group.day.isoformat(), model, printable(group.key_name), printable(group.region)
 
 

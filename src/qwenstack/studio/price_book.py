@@ -326,8 +326,8 @@ def _index(name: str, rows: tuple[PriceRow, ...]) -> dict[tuple[str, str], tuple
         for model in dict.fromkeys((row.terms.model, *row.terms.aliases)):
             grouped.setdefault((model, row.terms.scope), []).append(row)
     for (model, scope), same in grouped.items():
-        same.sort(key=lambda row: row.terms.effective_from, reverse=True)
-        for later, earlier in pairwise(same):
+        same.sort(key=lambda row: row.terms.effective_from)
+        for earlier, later in pairwise(same):
             until = earlier.terms.effective_to
             if until is None or until > later.terms.effective_from:
                 raise PriceBookError(
@@ -335,7 +335,7 @@ def _index(name: str, rows: tuple[PriceRow, ...]) -> dict[tuple[str, str], tuple
                     f"{model!r} in {scope!r} from {later.terms.effective_from.isoformat()}; "
                     f"give {earlier.terms.id!r} an effective_to no later than that"
                 )
-    return {key: tuple(same) for key, same in grouped.items()}
+    return {key: tuple(reversed(same)) for key, same in grouped.items()}
 
 
 def _refuse_clash(versions: list[PriceBook], book: PriceBook) -> None:

@@ -1,0 +1,1 @@
+"""One module a peer: how to install, start, stop and question it."""

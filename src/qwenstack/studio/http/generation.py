@@ -14,17 +14,10 @@ from qwenstack.studio.http.exchange import ClientGone, Exchange
 from qwenstack.studio.observers import Observer
 from qwenstack.studio.serving import Serving
 from qwenstack.studio.surfaces.interface import Call, GenerationSurface, Reply
-from qwenstack.studio.tenancy import Tenancy
+from qwenstack.studio.tenants import Tenants
 from qwenstack.studio.ticket import Ticket
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
-
-
-class TenancyHolder:
-    """Where the current tenancy is found; replaced whole when it changes."""
-
-    def __init__(self, tenancy: Tenancy) -> None:
-        self.current = tenancy
 
 
 class GenerationRoute:
@@ -34,14 +27,14 @@ class GenerationRoute:
         self,
         surface: GenerationSurface,
         *,
-        tenancy: TenancyHolder,
+        tenants: Tenants,
         door: Door,
         serving: Serving,
         observer: Observer,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         self._surface = surface
-        self._tenancy = tenancy
+        self._tenants = tenants
         self._door = door
         self._serving = serving
         self._observer = observer
@@ -51,7 +44,7 @@ class GenerationRoute:
         """Serve the request; every failure becomes an answer in the surface's shape."""
         surface = self._surface
         try:
-            caller = self._tenancy.current.caller(exchange.secret, "inference", now_us())
+            caller = self._tenants.caller(exchange.secret, "inference", now_us())
             body = await exchange.body(self._body_bytes_max)
             call = surface.parse(body, exchange.headers)
             ticket = await self._door.admit(

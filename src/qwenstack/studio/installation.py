@@ -1,0 +1,183 @@
+"""One process of the studio, put together: storage, ledger, limits, tenants, the serving path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Connection, Engine
+
+from qwenstack.core.identifiers import new_id
+from qwenstack.storage.database import open_database
+from qwenstack.studio.accounts import put_plan, read_tenancy
+from qwenstack.studio.admission.limits import Limiter
+from qwenstack.studio.admission.memory import MemoryLimiter
+from qwenstack.studio.admit import Door
+from qwenstack.studio.deployments import Deployments
+from qwenstack.studio.ledger.funds import Funds, MemoryFunds, SharedFunds
+from qwenstack.studio.ledger.journal import Journal
+from qwenstack.studio.ledger.recovery import HEARTBEAT_S, heartbeat, recover
+from qwenstack.studio.ledger.streams import OpenStreams
+from qwenstack.studio.ledger.writes import Run
+from qwenstack.studio.observers import Observer
+from qwenstack.studio.price_book import PriceShelf, load_shelf
+from qwenstack.studio.serving import Serving
+from qwenstack.studio.settings import Settings
+from qwenstack.studio.tenancy import Plan
+from qwenstack.studio.tenants import Tenants
+
+_log = logging.getLogger(__name__)
+
+DATABASE_NAME = "qwenstack.db"
+
+
+class AlreadyRunning(Exception):
+    """Another process serves from this home folder."""
+
+
+def database_url(settings: Settings, home: Path) -> str:
+    """The configured database, or SQLite in the home folder."""
+    return settings.database.url or f"sqlite:///{home / DATABASE_NAME}"
+
+
+def prepare(settings: Settings, home: Path) -> Engine:
+    """Open the database and make sure that the default plan exists."""
+    home.mkdir(parents=True, exist_ok=True)
+    database = open_database(database_url(settings, home))
+    with database.begin() as connection:
+        if "default" not in read_tenancy(connection).plans:
+            put_plan(connection, actor="system", plan=Plan(id="default"))
+    return database
+
+
+class Installation:
+    """Everything that serves requests in one process, from `open` to `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: Path,
+        deployments: Deployments,
+        observer: Observer,
+        *,
+        database: Engine,
+        limiter: Limiter,
+        worker_id: str,
+    ) -> None:
+        self.settings = settings
+        self.home = home
+        self.deployments = deployments
+        self.observer = observer
+        self.database = database
+        self.limiter = limiter
+        self.worker_id = worker_id
+        self.shared = database.dialect.name == "postgresql"
+        self.prices: PriceShelf = load_shelf(
+            *(Path(folder).expanduser() for folder in settings.prices.folders)
+        )
+        self.journal = Journal(database)
+        self.funds: Funds = (
+            SharedFunds(self.journal, worker_id) if self.shared else MemoryFunds(self.journal)
+        )
+        self.streams = OpenStreams(self.journal, worker_id)
+        self.tenants = Tenants(database, self.journal, self.funds)
+        self.door = Door(
+            deployments=deployments,
+            prices=self.prices,
+            limiter=limiter,
+            funds=self.funds,
+            journal=self.journal,
+        )
+        self.serving = Serving(
+            limiter=limiter,
+            funds=self.funds,
+            journal=self.journal,
+            streams=self.streams,
+            observer=observer,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        home: Path,
+        deployments: Deployments,
+        observer: Observer,
+    ) -> Installation:
+        """Open storage, settle what a dead process left, and begin to follow the tenants.
+
+        Engines are the caller's to start and close.
+        """
+        database = await asyncio.to_thread(prepare, settings, home)
+        installation = cls(
+            settings,
+            home,
+            deployments,
+            observer,
+            database=database,
+            limiter=MemoryLimiter(),
+            worker_id=new_id("wrk"),
+        )
+        await installation._start()
+        return installation
+
+    async def _start(self) -> None:
+        await self._live()
+        await self.tenants.start()
+        self.streams.start()
+        self._tasks.append(asyncio.get_running_loop().create_task(self._live_regularly()))
+
+    async def _live(self) -> None:
+        worker_id, alone = self.worker_id, not self.shared
+
+        def act(connection: Connection) -> int:
+            settled = recover(connection, alone=alone)
+            heartbeat(connection, worker_id)
+            return settled
+
+        settled = await self.journal.submit(Run(act))
+        if settled:
+            _log.info("settled %s streams that a dead process had under way", settled)
+
+    async def _live_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self.shared and self.journal.healthy:
+                await self._live()
+
+    async def close(self) -> None:
+        """Finish what runs in the background, write what waits, close the database."""
+        self.door.draining = True
+        await self.serving.drain(self.settings.server.drain_s)
+        await self.streams.stop()
+        await self.tenants.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.limiter.close()
+        left = await asyncio.to_thread(self.journal.close)
+        if left:
+            _log.critical("%s writes could not reach the database", len(left))
+        self.database.dispose()
+
+
+@contextlib.contextmanager
+def exclusive(home: Path) -> Iterator[None]:
+    """Hold the home folder: with SQLite a single process serves from it. Raises AlreadyRunning."""
+    home.mkdir(parents=True, exist_ok=True)
+    lock: IO[str]
+    with (home / "serving.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"another qwenstack serves from {home}; stop it, or set QWENSTACK_HOME to another "
+                "folder"
+            ) from None
+        yield

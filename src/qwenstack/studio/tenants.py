@@ -1,0 +1,92 @@
+"""The tenancy as a running process sees it: a snapshot that follows the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from qwenstack.studio.accounts import FUNDS_TOPIC, TENANCY, read_tenancy, touch_keys, version_of
+from qwenstack.studio.ledger.funds import Funds
+from qwenstack.studio.ledger.journal import Journal
+from qwenstack.studio.ledger.writes import Run
+from qwenstack.studio.tenancy import Caller, Scope, Tenancy
+
+_log = logging.getLogger(__name__)
+
+# How long an act of another process (a revoked key, a top-up) takes to be seen at the most.
+POLL_S = 0.5
+_NOTE_USE_EVERY_S = 30.0
+
+
+class Tenants:
+    """Holds the current `Tenancy` and replaces it when it changed."""
+
+    def __init__(self, database: Engine, journal: Journal, funds: Funds) -> None:
+        self.current = Tenancy(version=-1)
+        self._database = database
+        self._journal = journal
+        self._funds = funds
+        self._funds_version = -1
+        self._used: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def caller(self, secret: str | None, scope: Scope, now_us: int) -> Caller:
+        """Authenticate and note the key's use; raises Refusal."""
+        caller = self.current.caller(secret, scope, now_us)
+        self._used[caller.key.id] = now_us
+        return caller
+
+    async def start(self) -> None:
+        """Read the tenancy and follow it from now on."""
+        await self.follow()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._follow_regularly()),
+            loop.create_task(self._note_use_regularly()),
+        ]
+
+    async def stop(self) -> None:
+        """Stop following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._note_use()
+
+    async def follow(self) -> None:
+        """Take up what changed since the last look."""
+        tenancy_version, funds_version = await asyncio.to_thread(self._versions)
+        if tenancy_version != self.current.version:
+            self.current = await asyncio.to_thread(self._read)
+        if funds_version != self._funds_version:
+            await self._funds.refresh()
+            self._funds_version = funds_version
+
+    def _versions(self) -> tuple[int, int]:
+        with self._database.connect().execution_options(read_only=True) as connection:
+            return version_of(connection, TENANCY), version_of(connection, FUNDS_TOPIC)
+
+    def _read(self) -> Tenancy:
+        with self._database.connect().execution_options(read_only=True) as connection:
+            return read_tenancy(connection)
+
+    async def _follow_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self.follow()
+            except DBAPIError as error:
+                # The journal says so too, and the door closes while it does.
+                _log.warning("the tenancy could not be read: %s", error.orig)
+
+    async def _note_use_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_NOTE_USE_EVERY_S)
+            await self._note_use()
+
+    async def _note_use(self) -> None:
+        used, self._used = self._used, {}
+        if used and self._journal.healthy:
+            await self._journal.submit(Run(lambda connection: touch_keys(connection, used)))

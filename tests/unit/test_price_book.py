@@ -299,3 +299,18 @@ def test_an_implicit_hit_cost_40_percent_in_april_2025_and_costs_20_now() -> Non
         (f"{INTERNATIONAL}@2025-04-22#qwen-plus", "0.16"),
         (f"{INTERNATIONAL}@2026-11-24#qwen-plus", "0.24"),
     ]
+
+
+def test_the_book_shown_in_the_documentation_loads_and_costs_what_is_said_there() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "prices.md").read_text(encoding="utf-8")
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    book = parse_book(text, name="docs/prices.md")
+    night = datetime(2026, 11, 24, 23, tzinfo=UTC)
+    row = book.row("house-chat", "eu-1", night)
+    assert row is not None
+    usage = TokenUsage(40_000, 1_000, cached=30_000)
+    by_day, by_night = (
+        quote(row, usage, thinking=False, at=at).amount_micro
+        for at in (NOW.replace(hour=12), night)
+    )
+    assert f"{by_day:,} micro-units by day, {by_night:,} at night" in page

@@ -1,0 +1,71 @@
+"""What most commands share: the home folder, the settings, an open database, and printing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from sqlalchemy import Connection
+
+from qwenstack.studio.installation import prepare
+from qwenstack.studio.settings import CONFIGURATION_NAME, Settings, home_folder, load_settings
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def home_option(command: _F) -> _F:
+    """`--home`: where all state lives."""
+    return click.option(
+        "--home",
+        envvar="QWENSTACK_HOME",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of all state (QWENSTACK_HOME). Default: ~/.qwenstack.",
+    )(command)
+
+
+def json_option(command: _F) -> _F:
+    """`--json`: machine-readable output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def resolve_home(home: Path | None) -> Path:
+    """The home folder that a command works on."""
+    return home_folder(str(home) if home else None)
+
+
+def read_settings(home: Path) -> Settings:
+    """The settings of `home`; raises SettingsError."""
+    return load_settings(home / CONFIGURATION_NAME)
+
+
+@contextmanager
+def ledger_connection(home: Path | None) -> Iterator[Connection]:
+    """A transaction on the home's database; commits at the end."""
+    folder = resolve_home(home)
+    database = prepare(read_settings(folder), folder)
+    try:
+        with database.begin() as connection:
+            yield connection
+    finally:
+        database.dispose()
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+@functools.cache
+def actor() -> str:
+    """Who acts, for the audit log: the operating system's user name."""
+    import getpass
+
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return "cli:unknown"

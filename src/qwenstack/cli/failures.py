@@ -1,0 +1,31 @@
+"""Failures that a user can do something about: told in a line, never as a traceback."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+
+from qwenstack.core.refusals import Refusal
+from qwenstack.engines.interface import EngineError
+from qwenstack.storage.database import DatabaseUnavailable
+from qwenstack.studio.installation import AlreadyRunning
+from qwenstack.studio.price_book import PriceBookError, PriceNotFound
+from qwenstack.studio.settings import SettingsError
+
+EXPECTED = (
+    AlreadyRunning,
+    DBAPIError,
+    DatabaseUnavailable,
+    EngineError,
+    OSError,
+    PriceBookError,
+    PriceNotFound,
+    Refusal,
+    SettingsError,
+)
+
+
+def describe(error: BaseException) -> str:
+    """One line for a person."""
+    if isinstance(error, DBAPIError):
+        return f"the database failed: {error.orig}"
+    return str(error)

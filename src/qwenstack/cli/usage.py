@@ -1,0 +1,79 @@
+"""`qwenstack usage`: what was consumed, and what it cost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from qwenstack.cli.context import home_option, json_option, ledger_connection, print_json
+from qwenstack.cli.instants import parse_period
+from qwenstack.core.instants import to_us
+from qwenstack.core.money import Money
+from qwenstack.studio.accounts import find_key, find_workspace
+from qwenstack.studio.usage import Grouping, UsageLine, read_charges, sum_usage
+
+
+@click.command()
+@click.option("--workspace", help="Name or id; without: all.")
+@click.option("--key", help="Only this key (id or prefix).")
+@click.option("--period", default="month", show_default=True, help="today, 7d, 2026-11, …")
+@click.option(
+    "--by",
+    type=click.Choice(["model", "key", "region", "day", "surface", "outcome"]),
+    default="model",
+    show_default=True,
+)
+@home_option
+@json_option
+def usage(
+    workspace: str | None, key: str | None, period: str, by: str, home: Path | None, as_json: bool
+) -> None:
+    """Show requests, tokens and cost.
+
+    \b
+    Examples:
+      qwenstack usage
+      qwenstack usage --period 7d --by day
+      qwenstack usage --workspace acme --by key --json
+    """
+    start, end = parse_period(period, datetime.now(UTC).date())
+    with ledger_connection(home) as connection:
+        charges = read_charges(
+            connection,
+            start_us=to_us(start),
+            end_us=to_us(end),
+            workspace_id=find_workspace(connection, workspace).id if workspace else None,
+            key_id=find_key(connection, key).id if key else None,
+        )
+        lines = sum_usage(charges, msgspec.convert(by, Grouping))
+    if as_json:
+        print_json({"start": start, "end": end, "by": by, "lines": lines})
+        return
+    Console().print(_table(lines, by, f"{start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC)"))
+
+
+def _table(lines: list[UsageLine], by: str, title: str) -> Table:
+    table = Table(by, title=title)
+    for column in ("requests", "interrupted", "prompt", "cached", "completion", "reasoning"):
+        table.add_column(column, justify="right")
+    table.add_column("cost", justify="right")
+    for line in lines:
+        tokens = line.usage
+        table.add_row(
+            line.group,
+            f"{line.requests:,}",
+            f"{line.interrupted:,}",
+            f"{tokens.prompt:,}",
+            f"{tokens.cached + tokens.cached_explicit:,}",
+            f"{tokens.completion:,}",
+            f"{tokens.reasoning:,}",
+            str(Money(line.amount_micro, line.currency)),
+        )
+    if not lines:
+        table.caption = "Nothing was consumed in this period."
+    return table

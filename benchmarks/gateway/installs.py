@@ -61,17 +61,17 @@ def venv(folder: str, *requirements: str) -> Path:
     return home / "bin"
 
 
-def npm(folder: str, package: str, overrides: Mapping[str, str] | None = None) -> Path:
-    """npm `package` (name@version) without install scripts; returns its `node_modules` folder.
+def npm(folder: str, *packages: str, overrides: Mapping[str, str] | None = None) -> Path:
+    """npm `packages` (name@version) without install scripts; returns the `node_modules` folder.
 
-    `overrides` fixes versions of what it depends on, where the newest allowed ones break it.
+    `overrides` fixes versions of what they depend on, where the newest allowed ones break them.
     """
     if not shutil.which("npm") or not shutil.which("node"):
         raise Unavailable("node and npm are not installed (Debian: nodejs, npm)")
     home = CACHE / folder
     stamp = home / "installed.txt"
-    name, _, version = package.rpartition("@")
-    manifest = {"private": True, "dependencies": {name: version}, "overrides": overrides or {}}
+    wants = {name: version for name, _, version in (x.rpartition("@") for x in packages)}
+    manifest = {"private": True, "dependencies": wants, "overrides": dict(overrides or {})}
     wanted = json.dumps(manifest)
     if not (stamp.exists() and stamp.read_text() == wanted):
         shutil.rmtree(home, ignore_errors=True)

@@ -93,7 +93,7 @@ def run_load(
         str(int(stream)),
     ]
     done = subprocess.run(
-        argv, capture_output=True, timeout=warm_up_s + measure_s + 60, check=False
+        argv, capture_output=True, timeout=warm_up_s + 6 * measure_s + 30, check=False
     )
     if done.returncode != 0:
         raise RuntimeError(f"the load client failed: {done.stderr.decode()[-300:]}")

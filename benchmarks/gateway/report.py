@@ -49,7 +49,8 @@ def render(results: Results) -> str:
     parts.append("### How each was set up")
     parts.append(
         "\n".join(
-            f"- **{name}**: {state.setup}" + (f". Not measured: {state.missing}" * bool(state.missing))
+            f"- **{name}**: {state.setup}"
+            + (f". Not measured: {state.missing}" * bool(state.missing))
             for name, state in results.peers.items()
         )
     )
@@ -213,10 +214,12 @@ def _kills(results: Results) -> list[str]:
         "| | answers that clients saw whole | requests on record | lost |",
         "|---|---:|---:|---:|",
     ]
-    for kill in results.kills:
-        lost = kill.seen - kill.recorded
-        share = f"{lost} ({100 * lost / kill.seen:.0f} %)" if kill.seen else "–"
-        lines.append(f"| {kill.peer} | {kill.seen} | {kill.recorded} | {share} |")
+    for peer in dict.fromkeys(kill.peer for kill in results.kills):
+        of_peer = [kill for kill in results.kills if kill.peer == peer]
+        seen, recorded = sum(k.seen for k in of_peer), sum(k.recorded for k in of_peer)
+        share = f"{seen - recorded} ({100 * (seen - recorded) / seen:.0f} %)" if seen else "–"
+        times = f" ({len(of_peer)} kills)" if len(of_peer) > 1 else ""
+        lines.append(f"| {peer}{times} | {seen} | {recorded} | {share} |")
     return ["\n".join(lines)]
 
 

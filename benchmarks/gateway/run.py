@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.gateway import report
-from benchmarks.gateway.installs import HERE, Unavailable, compiled
+from benchmarks.gateway.installs import CACHE, HERE, Unavailable, compiled
 from benchmarks.gateway.load import Endpoint, Load, run_load
 from benchmarks.gateway.peers.interface import Peer, Place
 from benchmarks.gateway.peers.litellm import LiteLlm
@@ -39,7 +39,7 @@ from benchmarks.gateway.recording import write_recording
 from benchmarks.gateway.results import Kill, PeerState, Results, Sample, Setup, load_results
 
 PACE_US = 5000
-KILL_REQUESTS = 200
+KILL_REQUESTS = 100
 KILL_CLIENTS = 8
 # Between a peer's turn and the next one's: background work of the last one must be over.
 QUIET_S_MAX = 12.0
@@ -54,10 +54,11 @@ class Plan(msgspec.Struct, frozen=True):
     shared_clients: tuple[int, ...]
     warm_up_s: float
     measure_s: float
+    kills: int
 
 
-FULL = Plan(3, (1, 8, 32, 64), (1, 32, 64), (32,), 0.4, 1.6)
-QUICK = Plan(1, (1, 32), (32,), (), 0.3, 1.0)
+FULL = Plan(3, (1, 8, 32, 64), (1, 32, 64), (32,), 0.3, 1.2, 2)
+QUICK = Plan(1, (1, 32), (32,), (), 0.2, 0.8, 1)
 PEERS: tuple[type[Peer], ...] = (Direct, Nginx, VllmRouter, Portkey, QwenStack, LiteLlm)
 
 
@@ -91,20 +92,26 @@ class Bench:
             upstream[0].stop()
 
     def kill(self, setup: Setup, peer: Peer) -> None:
-        """Let clients complete requests, SIGKILL the gateway at once, restart it, read its books."""
+        """Let clients complete requests, SIGKILL the gateway at once, restart it, read its books.
+
+        As often as planned, on the same data: each time the answers seen since the last reading are
+        held against the requests that came onto the record.
+        """
         child, port = self._start_upstream(setup)
         place = self._place(setup, port, f"{peer.name}-kill")
         try:
             endpoint = peer.start(place)
-            load = self._load(setup, endpoint, KILL_CLIENTS, requests_max=KILL_REQUESTS)
-            peer.kill()
-            peer.start(place)
-            spend = peer.spend()
-            if spend is None:
-                raise StartFailed("it has no record of spend")
-            seen = load.good
-            self._results.kills.append(Kill(peer.name, seen, spend.requests, load.bad))
-            print(f"  {peer.name}: {seen} complete answers seen, {spend.requests} on record")
+            before = 0
+            for _ in range(self._plan.kills):
+                load = self._load(setup, endpoint, KILL_CLIENTS, requests_max=KILL_REQUESTS)
+                peer.kill()
+                endpoint = peer.start(place)
+                spend = peer.spend()
+                if spend is None:
+                    raise StartFailed("it has no record of spend")
+                recorded, before = spend.requests - before, spend.requests
+                self._results.kills.append(Kill(peer.name, load.good, recorded, load.bad))
+                print(f"  {peer.name}: {load.good} complete answers seen, {recorded} on record")
         except (Unavailable, StartFailed) as error:
             self._results.notes.append(f"kill -9 of {peer.name}: {error}")
             print(f"  {peer.name}: {error}")
@@ -162,6 +169,8 @@ class Bench:
             print(f"  {peer.name}: not measured: {error}")
             return None
         print(f"  {peer.name}: up in {time.monotonic() - begun:.1f} s", flush=True)
+        for mode in ("stream", "whole", "paced"):  # caches, lazy imports, just-in-time compilers
+            self._load(setup, endpoint, 8, mode=mode)
         return endpoint
 
     def _start_upstream(self, setup: Setup) -> tuple[Child, int]:
@@ -184,12 +193,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, install, measure, report."""
     parser = argparse.ArgumentParser(description="Measure QwenStack against its peers.")
     parser.add_argument("--quick", action="store_true", help="one round, few points")
-    parser.add_argument("--only", nargs="*", metavar="PEER", help="measure these (and direct)")
-    parser.add_argument("--no-kill", action="store_true", help="leave out the kill -9")
-    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--only", nargs="+", metavar="PEER", help="measure these (and direct)")
+    kill = argparse.BooleanOptionalAction
+    parser.add_argument("--kill", action=kill, help="the kill -9 (default: unless --quick)")
     parser.add_argument("--docs", type=Path, help="write the table into this Markdown file")
+    parser.add_argument("--results", type=Path, help="JSON of all samples; default: beside --docs")
     parser.add_argument("--report", action="store_true", help="only rewrite the report")
     options = parser.parse_args(arguments)
+    if options.results is None:
+        options.results = (options.docs or CACHE / "gateway").with_suffix(".gateway.json")
     if options.report:
         report.publish(load_results(options.results), options.docs)
         return 0
@@ -215,7 +227,7 @@ def _run(options: argparse.Namespace, results: Results, folder: Path) -> None:
         results.setups.append(setup)
         print(f"{setup.name}: gateway on CPU {setup.peer_cpus}, load on {setup.load_cpus}")
         bench.measure(setup, peers)
-    if not options.no_kill:
+    if options.kill if options.kill is not None else not options.quick:
         print("kill -9")
         for peer in peers:
             if peer.bills and not results.peers[peer.name].missing:

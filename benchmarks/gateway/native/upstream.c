@@ -4,8 +4,10 @@
  *
  * A POST whose body has "stream": true gets STREAM_FILE (server-sent events, each its own HTTP
  * chunk); other POSTs get JSON_FILE. For the model `bench-paced` the events leave one by one,
- * PACE_US apart; for every other model the whole recording leaves in one write. GET answers the
- * health checks of routers. One thread, poll(2), keep-alive; listens on 127.0.0.1 only.
+ * PACE_US apart; for every other model the whole recording leaves in one write. Each answer has an
+ * `id` of its own (a gateway may take it for the key of its record): the last digits of the
+ * recorded one are counted up. GET answers the health checks of routers. One thread, poll(2),
+ * keep-alive; listens on 127.0.0.1 only.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,12 +26,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CONNECTIONS_MAX = 1024, REQUEST_MAX = 1 << 16, EVENTS_MAX = 4096 };
+enum { CONNECTIONS_MAX = 1024, REQUEST_MAX = 1 << 16, EVENTS_MAX = 4096, ID_DIGITS = 12 };
+static const char ID[] = "chatcmpl-5f1d0c8e2b6a4b0d9f3e7a1c4d2b8e60";
 
 typedef struct {
     char *request;
     size_t have;
-    const char *out; /* what is being sent: a prebuilt answer, never owned */
+    char *burst, *whole; /* this connection's copies of the answers, for their ids */
+    const char *out; /* what is being sent, never owned */
     size_t out_size;
     int event; /* next event of a paced stream, or -1 */
     uint64_t due_us;
@@ -43,7 +47,11 @@ static char *burst, *whole, *models;
 static size_t burst_size, whole_size, models_size;
 static char *event_data[EVENTS_MAX + 2];
 static size_t event_size[EVENTS_MAX + 2];
+static size_t event_at[EVENTS_MAX]; /* where an event starts within `burst` */
 static int events;
+static size_t burst_ids[EVENTS_MAX], whole_ids[8];
+static int burst_id_count, whole_id_count;
+static unsigned long answers;
 static uint64_t pace_us;
 
 static uint64_t now_us(void) {
@@ -84,6 +92,17 @@ static void add_event(const char *data, size_t n, const char *prefix, const char
     event_size[events++] = (size_t)head + n + (size_t)tail;
 }
 
+/* Where the changing digits of the id are in an answer. */
+static int find_ids(const char *answer, size_t n, size_t *at, int max) {
+    int count = 0;
+    const char *p = answer;
+    while (count < max && (p = memmem(p, n - (size_t)(p - answer), ID, sizeof ID - 1))) {
+        p += sizeof ID - 1;
+        at[count++] = (size_t)(p - answer) - ID_DIGITS;
+    }
+    return count;
+}
+
 static void prepare(const char *stream_path, const char *json_path) {
     size_t n, m;
     char *json = read_file(json_path, &m);
@@ -105,14 +124,25 @@ static void prepare(const char *stream_path, const char *json_path) {
     burst = malloc(burst_size);
     size_t at = 0;
     for (int i = 0; i < events; i++) {
+        event_at[i] = at;
         memcpy(burst + at, event_data[i], event_size[i]);
         at += event_size[i];
     }
+    burst_id_count = find_ids(burst, burst_size, burst_ids, EVENTS_MAX);
+    whole_id_count = find_ids(whole, whole_size, whole_ids, 8);
+}
+
+static void number(char *answer, const size_t *at, int count) {
+    char digits[ID_DIGITS + 1];
+    snprintf(digits, sizeof digits, "%0*lx", ID_DIGITS, answers++);
+    for (int i = 0; i < count; i++) memcpy(answer + at[i], digits, ID_DIGITS);
 }
 
 static void drop(int i) {
     close(fds[i].fd);
     free(conns[i].request);
+    free(conns[i].burst);
+    free(conns[i].whole);
     used--;
     fds[i] = fds[used];
     conns[i] = conns[used];
@@ -136,7 +166,7 @@ static int flush_out(int i) {
 
 static int next_event(int i) {
     connection *c = &conns[i];
-    c->out = event_data[c->event];
+    c->out = c->burst + event_at[c->event];
     c->out_size = event_size[c->event];
     c->event = c->event + 1 < events ? c->event + 1 : -1;
     c->due_us += pace_us;
@@ -177,13 +207,15 @@ static int answer(int i) {
         memmove(c->request, c->request + n, c->have - n);
         c->have -= n;
         c->request[c->have] = 0;
+        if (stream) number(c->burst, burst_ids, burst_id_count);
+        else number(c->whole, whole_ids, whole_id_count);
         if (paced) {
             c->event = 0;
             c->due_us = now_us();
             if (!next_event(i)) return 0;
             continue;
         }
-        c->out = !post ? models : stream ? burst : whole;
+        c->out = !post ? models : stream ? c->burst : c->whole;
         c->out_size = !post ? models_size : stream ? burst_size : whole_size;
         if (!flush_out(i)) return 0;
     }
@@ -208,6 +240,10 @@ static void accept_all(void) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         fds[used] = (struct pollfd){.fd = fd, .events = POLLIN};
         conns[used] = (connection){.request = malloc(REQUEST_MAX), .event = -1};
+        conns[used].burst = malloc(burst_size);
+        memcpy(conns[used].burst, burst, burst_size);
+        conns[used].whole = malloc(whole_size);
+        memcpy(conns[used].whole, whole, whole_size);
         used++;
     }
 }

@@ -143,7 +143,7 @@ class Portkey(_Router):
         """npm package; its install scripts are not needed."""
         # Later versions of its HTTP server break its streams (its issue 1389): "immutable" headers.
         older = {"@hono/node-server": "1.13.8"}
-        modules = npm("portkey", pin_npm("@portkey-ai/gateway"), older)
+        modules = npm("portkey", pin_npm("@portkey-ai/gateway"), overrides=older)
         self._script = modules / "@portkey-ai" / "gateway" / "build" / "start-server.js"
 
     def start(self, place: Place) -> Endpoint:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from qwenstack.core.generation import AudioPart, GenerationRequest, ImagePart
+from qwenstack.core.generation import AudioPart, GenerationRequest, ImagePart, TextPart
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import from_us, now_us
 from qwenstack.core.refusals import Refusal, RefusalKind, invalid
@@ -256,12 +256,27 @@ def _hold_request(asking: _Asking, prompt: int, completion: int) -> HoldRequest:
         credit_limit_micro=workspace.credit_limit_micro,
         free_quota_only=workspace.free_quota_only,
         ceiling_micro=ceiling(
-            asking.price, prompt, completion, at=at, thinking=may_think, batch=batch
+            asking.price,
+            prompt,
+            completion,
+            at=at,
+            thinking=may_think,
+            batch=batch,
+            explicit_cache=_caches(request),
         ),
         tokens_max=prompt + completion,
         uses_free_quota=not batch,
         budgets=_budget_periods(asking.caller, at),
         at_us=asking.started_us,
+    )
+
+
+def _caches(request: Request) -> bool:
+    """Whether the request asks for an explicit cache, which costs more to create."""
+    return isinstance(request, GenerationRequest) and any(
+        isinstance(part, TextPart) and part.cache_marker
+        for message in request.messages
+        for part in message.content
     )
 
 

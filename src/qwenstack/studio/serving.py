@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Literal
 
 import msgspec
 
 from qwenstack.core.generation import (
+    Completion,
     CompletionBuilder,
     Delta,
     EmbeddingRequest,
@@ -27,6 +28,7 @@ from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.engines.interface import EngineError, EngineProtocolError
 from qwenstack.studio.admission.limits import Limiter, LimiterUnavailableError
+from qwenstack.studio.admission.queue import Priority
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.engine_refusals import refusal_of
 from qwenstack.studio.ledger.funds import Funds
@@ -62,16 +64,15 @@ class Serving:
         self._observer = observer
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def generate(self, ticket: Ticket) -> AsyncGenerator[Step, None]:
-        """Run an admitted generation; raises Refusal when it breaks.
+    async def stream(self, ticket: Ticket) -> AsyncGenerator[Step, None]:
+        """Run an admitted generation step by step; raises Refusal when it breaks.
 
         The final step comes only once the bill is durable; everything before it may be sent at
-        once. For a stream, deltas that end a choice are kept back for the final step: nobody sees
-        a whole answer that is not billed. Closing this generator settles what was delivered.
+        once. Deltas that end a choice are kept back for the final step: nobody sees a whole answer
+        that is not billed. Closing this generator settles what was delivered.
         """
         delivery = _Delivery(ticket)
-        if ticket.stream:
-            self._streams.opened(ticket.request_id, _Saved(ticket))
+        self._streams.opened(ticket.request_id, _Saved(ticket))
         try:
             async with AsyncExitStack() as stack:
                 await self._enter_queue(stack, ticket)
@@ -94,22 +95,53 @@ class Serving:
             if not ticket.closed:
                 self._end_early(ticket, delivery)
 
-    async def embed(self, ticket: Ticket) -> EmbeddingResult:
-        """Run an admitted embedding and settle it; raises Refusal when it breaks."""
-        assert isinstance(ticket.request, EmbeddingRequest)
+    async def complete(self, ticket: Ticket, encode: Callable[[Completion], bytes]) -> bytes:
+        """Run an admitted generation to its end, encode it, settle it, and give the bytes.
+
+        All or nothing: whatever breaks, before or while settling, nothing is billed. Raises
+        Refusal.
+        """
+        builder = CompletionBuilder()
         try:
             async with AsyncExitStack() as stack:
                 await self._enter_queue(stack, ticket)
-                result = await ticket.deployment.engine.embed(ticket.request)
-            ticket.usage = result.usage
-            await self.settle(ticket, "complete")
+                steps = ticket.deployment.engine.generate(_generation(ticket))
+                stack.push_async_callback(steps.aclose)
+                step = Step()
+                async for step in steps:
+                    if ticket.first_token_us is None and step.deltas:
+                        ticket.first_token_us = now_us()
+                    builder.add(step)
+                    if step.final:
+                        break
+            ticket.usage = _final_usage(step)
+            body = encode(builder.build())
+            await self.settle(ticket, "complete", result=(200, body))
         except EngineError as error:
             self._observer.engine_failed(ticket, error)
             raise refusal_of(error) from error
         finally:
             if not ticket.closed:
                 self._void(ticket)
-        return result
+        return body
+
+    async def embed(self, ticket: Ticket, encode: Callable[[EmbeddingResult], bytes]) -> bytes:
+        """Run an admitted embedding, encode it, settle it, and give the bytes; raises Refusal."""
+        assert isinstance(ticket.request, EmbeddingRequest)
+        try:
+            async with AsyncExitStack() as stack:
+                await self._enter_queue(stack, ticket)
+                result = await ticket.deployment.engine.embed(ticket.request)
+            ticket.usage = result.usage
+            body = encode(result)
+            await self.settle(ticket, "complete", result=(200, body))
+        except EngineError as error:
+            self._observer.engine_failed(ticket, error)
+            raise refusal_of(error) from error
+        finally:
+            if not ticket.closed:
+                self._void(ticket)
+        return body
 
     async def settle(
         self, ticket: Ticket, outcome: Outcome, *, result: tuple[int, bytes] | None = None
@@ -154,7 +186,7 @@ class Serving:
 
     def _end_early(self, ticket: Ticket, delivery: _Delivery) -> None:
         """Bill a stream for what it delivered, and anything else for nothing."""
-        if not ticket.stream or not delivery.any:
+        if not delivery.any:
             self._void(ticket)
             return
         ticket.closed = True
@@ -251,29 +283,28 @@ def settlement_of(
 
 
 class _Delivery:
-    """What of a generation went to the consumer, and what is kept back for the end."""
+    """What of a stream went to the consumer, and what is kept back for the end."""
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
         self._endings: list[Delta] = []
-        self._last: Step | None = None
+        self._last = Step()
         # Without a running count the text itself is needed to have the engine count it.
-        self._keep = ticket.stream and not ticket.deployment.engine.capabilities.running_usage
+        self._keep = not ticket.deployment.engine.capabilities.running_usage
         self.steps: list[Step] = []
         self.any = False
 
     def next(self, step: Step) -> Step | None:
         """The part of an engine's step to deliver now, if any."""
-        ticket = self._ticket
-        if ticket.first_token_us is None and step.deltas:
-            ticket.first_token_us = now_us()
+        deltas = step.deltas
+        if self._ticket.first_token_us is None and deltas:
+            self._ticket.first_token_us = now_us()
         if step.final:
             self._last = step
-        if not ticket.stream:
-            return None if step.final else step
-        deltas = step.deltas
-        if any(delta.finish is not None for delta in deltas):
-            deltas = self._without_endings(deltas)
+        for delta in deltas:
+            if delta.finish is not None:
+                deltas = self._without_endings(deltas)
+                break
         return Step(deltas, step.usage) if deltas else None
 
     def delivered(self, part: Step) -> None:
@@ -286,15 +317,8 @@ class _Delivery:
 
     def final(self) -> Step:
         """The final step; raises EngineProtocolError when the engine gave no usage."""
-        last = self._last
-        if last is None or last.usage is None:
-            raise EngineProtocolError("the engine ended without saying its usage")
-        wrong = last.usage.inconsistency()
-        if wrong is not None:
-            raise EngineProtocolError(wrong)
-        self._ticket.usage = last.usage
-        deltas = tuple(self._endings) if self._ticket.stream else last.deltas
-        return Step(deltas, last.usage, final=True)
+        usage = self._ticket.usage = _final_usage(self._last)
+        return Step(tuple(self._endings), usage, final=True)
 
     def _without_endings(self, deltas: tuple[Delta, ...]) -> tuple[Delta, ...]:
         kept = []
@@ -320,6 +344,15 @@ class _Saved:
 
     def settlement(self, at_us: int) -> Settle:
         return settlement_of(self._ticket, "interrupted", at_us)
+
+
+def _final_usage(step: Step) -> TokenUsage:
+    if not step.final or step.usage is None:
+        raise EngineProtocolError("the engine ended without saying its usage")
+    wrong = step.usage.inconsistency()
+    if wrong is not None:
+        raise EngineProtocolError(wrong)
+    return step.usage
 
 
 def _generation(ticket: Ticket) -> GenerationRequest:

@@ -95,7 +95,7 @@ class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http")
 
     urls: tuple[str, ...]
     upstream_model: str
-    dialect: Literal["generic", "vllm", "sglang", "llama_server", "model_studio"] = "generic"
+    dialect: Literal["openai", "vllm", "sglang", "llama_server", "model_studio"] = "openai"
     api_key_env: str = ""
     region: str = "local"
     context_tokens: int | None = None

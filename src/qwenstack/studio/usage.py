@@ -37,17 +37,21 @@ def read_charges(
     end_us: int,
     workspace_id: str | None = None,
     key_id: str | None = None,
+    with_reversed: bool = False,
 ) -> Iterator[Charge]:
-    """The charges that ended in [start, end), oldest first, without those that were taken back."""
+    """The charges that ended in [start, end), oldest first.
+
+    Those that were taken back are left out unless `with_reversed`.
+    """
     charge, entry = tables.charges, tables.transactions
-    reversed_later = (
-        select(entry.c.id).where(entry.c.id == charge.c.request_id + reversal_id("")).exists()
-    )
     query = (
         select(charge)
-        .where(charge.c.finished_us >= start_us, charge.c.finished_us < end_us, ~reversed_later)
+        .where(charge.c.finished_us >= start_us, charge.c.finished_us < end_us)
         .order_by(charge.c.finished_us, charge.c.request_id)
     )
+    if not with_reversed:
+        undone = entry.c.id == charge.c.request_id + reversal_id("")
+        query = query.where(~select(entry.c.id).where(undone).exists())
     if workspace_id is not None:
         query = query.where(charge.c.workspace_id == workspace_id)
     if key_id is not None:

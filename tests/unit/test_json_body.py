@@ -104,6 +104,12 @@ def test_an_unknown_field_is_named_as_openai_does() -> None:
     assert refusal.param == "colour"
 
 
+def test_a_missing_field_is_named() -> None:
+    refusal = refused(b'{"name":"x","inner":[{}]}')
+    assert refusal.param == "inner[0].size"
+    assert refusal.message == "Missing required parameter: 'inner[0].size'."
+
+
 def test_an_unbounded_field_name_is_cut() -> None:
     refusal = refused(b'{"' + b"k" * 100_000 + b'":1}')
     assert len(refusal.param or "") <= 81

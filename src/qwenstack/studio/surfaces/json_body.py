@@ -31,6 +31,7 @@ FREE_FORM_NODES = 20_000
 _SHOWN_BODY_BYTES = 1 << 20
 _KEY_OR_INDEX = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN_FIELD = "Object contains unknown field `"
+_MISSING_FIELD = "Object missing required field `"
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -104,6 +105,10 @@ def _wrong_value(complaint: str, body: bytes) -> Refusal:
         name = what[len(_UNKNOWN_FIELD) :].removesuffix("`")
         param = shorten(f"{path}.{name}" if path else name)
         return invalid(f"Unrecognized request argument supplied: {param}", param)
+    if what.startswith(_MISSING_FIELD):
+        name = what[len(_MISSING_FIELD) :].removesuffix("`")
+        param = shorten(f"{path}.{name}" if path else name)
+        return invalid(f"Missing required parameter: '{param}'.", param)
     param = shorten(path)
     what = shorten(what)
     if not path:

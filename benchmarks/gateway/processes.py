@@ -1,7 +1,7 @@
 """Processes that a benchmark starts, and their certain end.
 
-Each child leads a process group of its own, bound to given CPUs; whatever ends the driver (a return,
-an error, SIGINT, SIGTERM), `atexit` ends all groups.
+Each child leads a process group of its own, bound to given CPUs; whatever ends the driver (a
+return, an error, SIGINT, SIGTERM), `atexit` ends all groups.
 """
 
 from __future__ import annotations

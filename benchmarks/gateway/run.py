@@ -178,7 +178,8 @@ class Bench:
         folder.mkdir(exist_ok=True)
         stream, whole = write_recording(folder)
         port = free_port()
-        argv = [compiled(HERE / "native" / "upstream.c"), str(port), stream, whole, str(PACE_US)]
+        argv: list[str | Path] = [compiled(HERE / "native" / "upstream.c"), str(port)]
+        argv += [stream, whole, str(PACE_US)]
         child = Child(argv, log=folder / "log", cpus=setup.load_cpus)
         wait_ready(child, lambda: listening(port), 5)
         return child, port

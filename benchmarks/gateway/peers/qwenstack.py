@@ -26,11 +26,19 @@ level = "warning"
 
 [[deployments]]
 name = "bench"
-engine = {{ kind = "openai_http", urls = ["{upstream}/v1"], upstream_model = "bench", dialect = "vllm" }}
+[deployments.engine]
+kind = "openai_http"
+urls = ["{upstream}/v1"]
+upstream_model = "bench"
+dialect = "vllm"
 
 [[deployments]]
 name = "bench-paced"
-engine = {{ kind = "openai_http", urls = ["{upstream}/v1"], upstream_model = "bench-paced", dialect = "vllm" }}
+[deployments.engine]
+kind = "openai_http"
+urls = ["{upstream}/v1"]
+upstream_model = "bench-paced"
+dialect = "vllm"
 """
 _PLAN = """
 id = "bench"
@@ -118,7 +126,7 @@ class QwenStack:
         made = self._admin(
             "admin", "keys", "create", "--workspace", "bench", "--name", "bench", "--json"
         )
-        return str(json.loads(made)["secret"])
+        return str(json.loads(made)["api_key"])
 
     def _admin(self, *arguments: str) -> str:
         done = subprocess.run(

@@ -1,0 +1,297 @@
+"""What a GGUF file says of itself, read from its header without touching a tensor.
+
+The format is specified in ggml's `docs/gguf.md`. A file comes from anywhere, so every count and
+length in it is an assertion to be checked: against a limit, and against the bytes that there are.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+_MAGIC: Final = b"GGUF"
+_VERSIONS: Final = (2, 3)
+_HEADER_BYTES_MAX: Final = 256 * 1024 * 1024
+_KEYS_MAX: Final = 4096
+_TENSORS_MAX: Final = 65_536
+_KEY_BYTES_MAX: Final = 65_535  # the specification's own limit
+_STRING_BYTES_MAX: Final = 4 * 1024 * 1024
+_ARRAY_ITEMS_MAX: Final = 4_000_000
+_DIMENSIONS_MAX: Final = 4
+_ALIGNMENT_MAX: Final = 65_536
+_SHARDS_MAX: Final = 1_000
+
+_STRING: Final = 8
+_ARRAY: Final = 9
+_SCALARS: Final[dict[int, struct.Struct]] = {
+    number: struct.Struct(f"<{code}")
+    for number, code in {
+        0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"
+    }.items()
+}  # fmt: skip
+
+# llama.cpp's `llama_ftype`, the number in `general.file_type`: what the whole file is called.
+_FILE_TYPES: Final[dict[int, str]] = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
+    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+}  # fmt: skip
+
+# `ggml_type`: name, weights a block, bytes a block. A type that is not here is not sized.
+_TENSOR_TYPES: Final[dict[int, tuple[str, int, int]]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+
+
+class GgufError(ValueError):
+    """A file that is no GGUF, is damaged or cut short, or asserts what no honest file would."""
+
+
+class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model file says of itself. `parameters` is counted from the tensors' shapes.
+
+    `quantisation` is the name of the whole mixture (`Q4_K_M`), or of the most common tensor type
+    where the file does not name it. `embeds` is set for a model made for embeddings: its file says
+    how token vectors are pooled.
+    """
+
+    version: int
+    architecture: str
+    name: str | None
+    licence: str | None
+    quantisation: str
+    context_tokens: int | None
+    embedding_width: int | None
+    layers: int | None
+    vocabulary: int
+    chat_template: str | None
+    embeds: bool
+    parameters: int
+    tensors: int
+    file_bytes: int
+
+    @property
+    def is_qwen(self) -> bool:
+        """Whether it has one of the family's architectures (qwen, qwen2, qwen3, qwen3moe, …)."""
+        return self.architecture.startswith("qwen")
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Read the header of the GGUF file at `path`.
+
+    Raises GgufError with what is wrong and the way out, OSError where the file can't be read.
+    """
+    with path.open("rb") as file:
+        file_bytes = path.stat().st_size
+        return _Reader(file, file_bytes).header()
+
+
+class _Reader:
+    """Reads one header; every read is checked against the file's end and the header's limit."""
+
+    def __init__(self, file: BinaryIO, file_bytes: int) -> None:
+        self._file = file
+        self._file_bytes = file_bytes
+        self._left = min(file_bytes, _HEADER_BYTES_MAX)
+
+    def header(self) -> GgufHeader:
+        version = self._preamble()
+        tensor_count = self._bounded("tensor count", self._u64(), _TENSORS_MAX)
+        key_count = self._bounded("metadata count", self._u64(), _KEYS_MAX)
+        values: dict[str, object] = {}
+        for _ in range(key_count):
+            key = self._string("a metadata key", _KEY_BYTES_MAX)
+            if key in values:
+                raise GgufError(f"the file is damaged: it holds the metadata key {key!r} twice")
+            values[key] = self._value(key)
+        architecture = values.get("general.architecture")
+        if not isinstance(architecture, str) or not architecture:
+            raise GgufError("the file names no architecture (general.architecture)")
+        _refuse_shard(values)
+        parameters, common_type = self._tensors(tensor_count, _alignment(values))
+        file_type = _integer(values, "general.file_type")
+        return GgufHeader(
+            version=version,
+            architecture=architecture,
+            name=_text(values, "general.name"),
+            licence=_text(values, "general.license"),
+            quantisation=_FILE_TYPES.get(-1 if file_type is None else file_type, common_type),
+            context_tokens=_integer(values, f"{architecture}.context_length"),
+            embedding_width=_integer(values, f"{architecture}.embedding_length"),
+            layers=_integer(values, f"{architecture}.block_count"),
+            vocabulary=_integer(values, "tokenizer.ggml.tokens") or 0,
+            chat_template=_text(values, "tokenizer.chat_template"),
+            embeds=bool(_integer(values, f"{architecture}.pooling_type")),
+            parameters=parameters,
+            tensors=tensor_count,
+            file_bytes=self._file_bytes,
+        )
+
+    def _preamble(self) -> int:
+        magic = self._take(4, "the magic number") if self._file_bytes >= 4 else b""
+        if magic != _MAGIC:
+            raise GgufError(
+                f"not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}. Convert safetensors "
+                "with llama.cpp's convert_hf_to_gguf.py, or give a .gguf file"
+            )
+        raw = self._take(4, "the version")
+        version = int.from_bytes(raw, "little")
+        if version not in _VERSIONS:
+            if int.from_bytes(raw, "big") in _VERSIONS:
+                raise GgufError("the file is big-endian; only little-endian GGUF is served")
+            raise GgufError(f"GGUF version {version} is unknown; known are 2 and 3")
+        return version
+
+    def _value(self, key: str) -> object:
+        """A value; an array gives its length, which is all that is asked of arrays here."""
+        kind = self._u32()
+        if kind == _STRING:
+            return self._string(key, _STRING_BYTES_MAX)
+        if kind != _ARRAY:
+            return self._scalar(key, kind)
+        item = self._u32()
+        count = self._bounded(f"length of {key!r}", self._u64(), _ARRAY_ITEMS_MAX)
+        if item == _STRING:
+            for _ in range(count):
+                self._skip(self._u64(), key)
+        elif item in _SCALARS:
+            self._skip(count * _SCALARS[item].size, key)
+        else:
+            raise GgufError(f"the file is damaged: {key!r} is an array of type {item}")
+        return count
+
+    def _scalar(self, key: str, kind: int) -> object:
+        layout = _SCALARS.get(kind)
+        if layout is None:
+            raise GgufError(f"the file is damaged: {key!r} has the unknown type {kind}")
+        value: object = layout.unpack(self._take(layout.size, key))[0]
+        return value
+
+    def _tensors(self, count: int, alignment: int) -> tuple[int, str]:
+        """The number of weights and the most common tensor type; checks that all data is there."""
+        weights_by_type: dict[str, int] = {}
+        parameters = 0
+        end = 0
+        for number in range(count):
+            name = self._string(f"the name of tensor {number}", _KEY_BYTES_MAX)
+            weights, kind, offset = self._tensor(name)
+            if offset % alignment:
+                raise GgufError(f"the file is damaged: tensor {name!r} is not aligned")
+            type_name, block, block_bytes = _TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
+            end = max(end, offset + weights // block * block_bytes)
+            parameters += weights
+            weights_by_type[type_name] = weights_by_type.get(type_name, 0) + weights
+        if not count:
+            raise GgufError("the file holds no tensors: it is a vocabulary only, not a model")
+        start = -(-self._file.tell() // alignment) * alignment
+        if start + end > self._file_bytes:
+            raise GgufError(
+                f"the file is cut short: its tensors reach to byte {start + end}, but it ends at "
+                f"{self._file_bytes}. Download it again"
+            )
+        return parameters, max(weights_by_type, key=weights_by_type.__getitem__)
+
+    def _tensor(self, name: str) -> tuple[int, int, int]:
+        """The number of weights, the type and the offset of the next tensor."""
+        dimensions = self._u32()
+        if not 1 <= dimensions <= _DIMENSIONS_MAX:
+            raise GgufError(f"the file is damaged: tensor {name!r} has {dimensions} dimensions")
+        weights = 1
+        for _ in range(dimensions):
+            weights *= self._u64()
+        # No type stores a weight in less than a bit.
+        if not 0 < weights <= 8 * self._file_bytes:
+            raise GgufError(
+                f"the file is damaged or cut short: tensor {name!r} claims {weights} weights, more "
+                f"than {self._file_bytes} bytes can hold"
+            )
+        kind = self._u32()
+        offset = self._u64()
+        if offset > self._file_bytes:
+            raise GgufError(
+                f"the file is damaged or cut short: tensor {name!r} lies past its end. "
+                "Download it again"
+            )
+        return weights, kind, offset
+
+    def _string(self, what: str, bytes_max: int) -> str:
+        size = self._u64()
+        if size > bytes_max:
+            raise GgufError(f"the file is damaged: {what} claims {size} bytes, over {bytes_max}")
+        try:
+            return self._take(size, what).decode()
+        except UnicodeDecodeError as error:
+            raise GgufError(f"the file is damaged: {what} is no UTF-8 text") from error
+
+    def _bounded(self, what: str, value: int, limit: int) -> int:
+        if value > limit:
+            raise GgufError(f"the file is damaged: its {what} is {value}, over {limit}")
+        return value
+
+    def _u32(self) -> int:
+        return int.from_bytes(self._take(4, "a number"), "little")
+
+    def _u64(self) -> int:
+        return int.from_bytes(self._take(8, "a number"), "little")
+
+    def _take(self, size: int, what: str) -> bytes:
+        self._spend(size, what)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise GgufError(f"the file is cut short in {what}. Download it again")
+        return data
+
+    def _skip(self, size: int, what: str) -> None:
+        self._spend(size, what)
+        if size < 65_536:
+            self._file.read(size)  # stays in the buffer; a seek would drop it
+        else:
+            self._file.seek(size, 1)
+
+    def _spend(self, size: int, what: str) -> None:
+        if size > self._left:
+            if self._file_bytes > _HEADER_BYTES_MAX:
+                raise GgufError(f"the file is damaged: {what} claims {size} bytes")
+            raise GgufError(f"the file is cut short or damaged in {what}. Download it again")
+        self._left -= size
+
+
+def _alignment(values: dict[str, object]) -> int:
+    alignment = _integer(values, "general.alignment")
+    if alignment is None:
+        return 32
+    if not 8 <= alignment <= _ALIGNMENT_MAX or alignment % 8:
+        raise GgufError(f"the file is damaged: general.alignment is {alignment}")
+    return alignment
+
+
+def _refuse_shard(values: dict[str, object]) -> None:
+    shards = _integer(values, "split.count")
+    if shards is not None and shards > 1:
+        raise GgufError(
+            f"the file is one of {min(shards, _SHARDS_MAX)} shards of a model; join them with "
+            "`llama-gguf-split --merge FIRST_SHARD WHOLE.gguf` and give the whole file"
+        )
+
+
+def _integer(values: dict[str, object], key: str) -> int | None:
+    value = values.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text(values: dict[str, object], key: str) -> str | None:
+    value = values.get(key)
+    return value if isinstance(value, str) and value else None

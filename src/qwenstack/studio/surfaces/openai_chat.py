@@ -173,7 +173,7 @@ class ChatShape(msgspec.Struct, frozen=True):
     include_usage: bool
 
 
-class OpenAiChat:
+class ChatSurface:
     """The chat completions route."""
 
     name = "openai.chat"

@@ -57,7 +57,7 @@ _DECODER = msgspec.json.Decoder(CompletionRequest)
 _ENCODE = msgspec.json.Encoder().encode
 
 
-class OpenAiCompletions:
+class CompletionsSurface:
     """The legacy completions route."""
 
     name = "openai.completions"

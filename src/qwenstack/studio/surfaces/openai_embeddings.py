@@ -64,7 +64,7 @@ _DECODER = msgspec.json.Decoder(EmbeddingFields)
 _ENCODER = msgspec.json.Encoder()
 
 
-class OpenAiEmbeddings:
+class EmbeddingsSurface:
     """The embeddings route."""
 
     name = "openai.embeddings"

@@ -99,7 +99,7 @@ def replace_in(connection: Connection, table: Table, rows: Sequence[dict[str, An
 
 
 def is_gone(error: DBAPIError) -> bool:
-    """Whether the database went away or is full (a later try can succeed), not a wrong statement."""
+    """Whether the database went away or is full, so that a later try of the same can succeed."""
     return isinstance(error, OperationalError) or error.connection_invalidated
 
 

@@ -5,6 +5,8 @@ Functions take an open connection, so that the command line and the admin API sh
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
 
@@ -14,6 +16,7 @@ from qwenstack.core.money import Money
 from qwenstack.core.refusals import Refusal, RefusalKind, invalid
 from qwenstack.storage import tables
 from qwenstack.storage.database import add_to
+from qwenstack.storage.rows import read_row
 from qwenstack.studio.audit_log import record
 from qwenstack.studio.ledger.entries import FUNDS, GRANTS, transfer, workspace_account
 from qwenstack.studio.ledger.writes import Post, write_all
@@ -44,10 +47,12 @@ def read_tenancy(connection: Connection) -> Tenancy:
         plans[row.id] = msgspec.json.decode(row.document, type=Plan)
     return Tenancy(
         version=version_of(connection, TENANCY),
-        workspaces=[_workspace(row) for row in connection.execute(select(tables.workspaces))],
+        workspaces=[
+            read_row(row, Workspace) for row in connection.execute(select(tables.workspaces))
+        ],
         keys=[_key(row) for row in connection.execute(select(tables.api_keys))],
         plans=plans.values(),
-        budgets=[_budget(row) for row in connection.execute(select(tables.budgets))],
+        budgets=[read_row(row, Budget) for row in connection.execute(select(tables.budgets))],
     )
 
 
@@ -127,7 +132,7 @@ def find_workspace(connection: Connection, reference: str) -> Workspace:
             RefusalKind.NOT_FOUND,
             f"There is no workspace {reference[:80]!r}; `qwenstack admin workspaces` lists them.",
         )
-    return _workspace(row)
+    return read_row(row, Workspace)
 
 
 def create_key(
@@ -358,21 +363,10 @@ def _check_name(name: str) -> None:
         )
 
 
-def _workspace(row: Row[tuple[object, ...]]) -> Workspace:
-    values = dict(row._mapping)
-    values.pop("created_us")
-    return msgspec.convert(values, Workspace)
-
-
-def _key(row: Row[tuple[object, ...]]) -> ApiKey:
-    values = dict(row._mapping)
-    values["scopes"] = msgspec.json.decode(values["scopes"])
-    if values["models"] is not None:
-        values["models"] = msgspec.json.decode(values["models"])
-    return msgspec.convert(values, ApiKey)
-
-
-def _budget(row: Row[tuple[object, ...]]) -> Budget:
-    values = dict(row._mapping)
-    values.pop("created_us")
-    return msgspec.convert(values, Budget)
+def _key(row: Row[Any]) -> ApiKey:
+    return read_row(
+        row,
+        ApiKey,
+        scopes=msgspec.json.decode(row.scopes),
+        models=None if row.models is None else msgspec.json.decode(row.models),
+    )

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select, text
 
 from qwenstack.core.instants import now_us
 from qwenstack.storage import tables
+from qwenstack.storage.rows import read_row
 
 _GENESIS = "0" * 64
 # Any fixed number: on PostgreSQL two writers must not take the same place in the chain.
@@ -70,7 +71,7 @@ def verify(connection: Connection) -> tuple[int, Broken | None]:
     """How many lines hold from the first on, and the first that does not."""
     previous, expected = _GENESIS, 1
     for row in connection.execute(select(tables.audit).order_by(tables.audit.c.sequence)):
-        line = AuditLine(**row._mapping)
+        line = read_row(row, AuditLine)
         if line.sequence != expected:
             return expected - 1, Broken(expected, "the line is missing")
         if line.previous != previous:

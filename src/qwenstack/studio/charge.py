@@ -9,9 +9,7 @@ import msgspec
 
 from qwenstack.core.tokens import TokenUsage
 
-Meter = Literal[
-    "input", "cache_hit", "cache_hit_explicit", "cache_creation", "output", "reasoning"
-]
+Meter = Literal["input", "cache_hit", "cache_hit_explicit", "cache_creation", "output", "reasoning"]
 
 
 class PriceLine(msgspec.Struct, frozen=True):

@@ -33,7 +33,11 @@ def build_deployment(settings: DeploymentSettings, admission: AdmissionSettings)
         max_output_tokens=settings.max_output_tokens,
         price_scope=settings.price_scope,
         queue=(
-            FairQueue(parallel or 1, admission.queue_max, admission.queue_wait_s)
+            FairQueue(
+                parallel or 1,
+                max_waiting=admission.queue_max,
+                max_wait_s=admission.queue_wait_s,
+            )
             if embedded
             else None
         ),

@@ -8,7 +8,7 @@ from qwenstack.studio.http.health import Health
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.surfaces import openai_errors
 from qwenstack.studio.surfaces.interface import GenerationSurface
-from qwenstack.studio.surfaces.openai_chat import OpenAiChat
+from qwenstack.studio.surfaces.openai_chat import ChatSurface
 
 # Model Studio serves the same OpenAI surface under this prefix.
 OPENAI_PREFIXES = ("/v1", "/compatible-mode/v1")
@@ -18,7 +18,7 @@ def build_app(installation: Installation) -> App:
     """The application over an open installation."""
     generations: list[tuple[str, GenerationSurface]] = []
     for prefix in OPENAI_PREFIXES:
-        generations.append((f"{prefix}/chat/completions", OpenAiChat()))
+        generations.append((f"{prefix}/chat/completions", ChatSurface()))
     routes: dict[tuple[str, str], Handler] = {}
     for path, surface in generations:
         routes["POST", path] = GenerationRoute(

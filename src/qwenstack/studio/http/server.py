@@ -60,7 +60,7 @@ async def run(
     """
     server = uvicorn.Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             http=Connection,
             ws="none",
             lifespan="off",

@@ -1,0 +1,1 @@
+"""Batch: files of requests that run when there is room, at the batch price."""

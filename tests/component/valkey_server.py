@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -62,6 +63,15 @@ class ValkeyServer:
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
             connection.sendall((" ".join(words) + "\r\n").encode())
             return connection.recv(65536)
+
+    def pause(self) -> None:
+        """Stop answering, with every connection left open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -164,7 +164,7 @@ def _read_assistant(wire: WireMessage, index: int, announced: set[str]) -> Messa
     calls = []
     for number, call in enumerate(wire.tool_calls or ()):
         param = f"{where}.tool_calls[{number}]"
-        _check_call_id(call.id, f"{param}.id")
+        check_call_id(call.id, f"{param}.id")
         if not call.function.name:
             raise invalid(f"Missing required parameter: '{param}.function.name'.", param)
         announced.add(call.id)
@@ -206,7 +206,8 @@ def _read_tool_result(wire: WireMessage, index: int, announced: set[str]) -> Mes
     return Message(role="tool", content=content, tool_call_id=wire.tool_call_id, name=wire.name)
 
 
-def _check_call_id(call_id: str, param: str) -> None:
+def check_call_id(call_id: str, param: str) -> None:
+    """The id of a tool call: not empty, of bounded length."""
     if not 0 < len(call_id) <= TOOL_CALL_ID_CHARACTERS_MAX:
         raise out_of_range(param, call_id, f"of 1 to {TOOL_CALL_ID_CHARACTERS_MAX} characters")
 

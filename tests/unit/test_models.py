@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from qwenstack.engines.models import ModelError, PinnedModel, Progress, obtain, verify
 from qwenstack.engines.package_parts import JoinedFile, Part
 

@@ -60,12 +60,19 @@ class GgufError(ValueError):
     """A file that is no GGUF, is damaged or cut short, or asserts what no honest file would."""
 
 
+class _ArrayLength(msgspec.Struct, frozen=True):
+    """Stands for an array: its length is all that is kept of it."""
+
+    items: int
+
+
 class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What a model file says of itself. `parameters` is counted from the tensors' shapes.
 
     `quantisation` is the name of the whole mixture (`Q4_K_M`), or of the most common tensor type
     where the file does not name it. `embeds` is set for a model made for embeddings: its file says
-    how token vectors are pooled.
+    how token vectors are pooled. `cache_bytes_per_token` is what the context of one token takes in
+    F16, at most (an architecture that keeps less for some layers takes less).
     """
 
     version: int
@@ -77,6 +84,7 @@ class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
     embedding_width: int | None
     layers: int | None
     vocabulary: int
+    cache_bytes_per_token: int
     chat_template: str | None
     embeds: bool
     parameters: int
@@ -132,7 +140,8 @@ class _Reader:
             context_tokens=_integer(values, f"{architecture}.context_length"),
             embedding_width=_integer(values, f"{architecture}.embedding_length"),
             layers=_integer(values, f"{architecture}.block_count"),
-            vocabulary=_integer(values, "tokenizer.ggml.tokens") or 0,
+            vocabulary=_length(values, "tokenizer.ggml.tokens"),
+            cache_bytes_per_token=_cache_bytes_per_token(values, architecture),
             chat_template=_text(values, "tokenizer.chat_template"),
             embeds=bool(_integer(values, f"{architecture}.pooling_type")),
             parameters=parameters,
@@ -156,7 +165,6 @@ class _Reader:
         return version
 
     def _value(self, key: str) -> object:
-        """A value; an array gives its length, which is all that is asked of arrays here."""
         kind = self._u32()
         if kind == _STRING:
             return self._string(key, _STRING_BYTES_MAX)
@@ -171,7 +179,7 @@ class _Reader:
             self._skip(count * _SCALARS[item].size, key)
         else:
             raise GgufError(f"the file is damaged: {key!r} is an array of type {item}")
-        return count
+        return _ArrayLength(count)
 
     def _scalar(self, key: str, kind: int) -> object:
         layout = _SCALARS.get(kind)
@@ -276,6 +284,22 @@ def _alignment(values: dict[str, object]) -> int:
     if not 8 <= alignment <= _ALIGNMENT_MAX or alignment % 8:
         raise GgufError(f"the file is damaged: general.alignment is {alignment}")
     return alignment
+
+
+def _cache_bytes_per_token(values: dict[str, object], architecture: str) -> int:
+    layers = _integer(values, f"{architecture}.block_count") or 0
+    width = _integer(values, f"{architecture}.embedding_length") or 0
+    heads = _integer(values, f"{architecture}.attention.head_count") or 1
+    # Where it varies from layer to layer it is an array, and the heads are the upper bound.
+    heads_kv = _integer(values, f"{architecture}.attention.head_count_kv") or heads
+    key = _integer(values, f"{architecture}.attention.key_length") or width // max(heads, 1)
+    value = _integer(values, f"{architecture}.attention.value_length") or key
+    return 2 * layers * heads_kv * (key + value)
+
+
+def _length(values: dict[str, object], key: str) -> int:
+    value = values.get(key)
+    return value.items if isinstance(value, _ArrayLength) else 0
 
 
 def _refuse_shard(values: dict[str, object]) -> None:

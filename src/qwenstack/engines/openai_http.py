@@ -44,13 +44,15 @@ class RemoteOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server is and how to treat it.
 
     `base_url` goes up to and with `/v1`. Time-outs: `connect`, until the first byte of an answer
-    (prefill may take long), and between two reads of a stream.
+    (prefill may take long), and between two reads of a stream. `reuse_connections` off makes one
+    for each request: right where connecting costs nothing and an idle one costs the server.
     """
 
     base_url: str
     api_key: str = ""
     wording: Wording = Wording()
     connections_max: int = 256
+    reuse_connections: bool = True
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0
@@ -224,7 +226,10 @@ class OpenAiHttp:
         options = self._options
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=options.connections_max, keepalive_timeout=30.0, ttl_dns_cache=60
+                limit=options.connections_max,
+                keepalive_timeout=30.0 if options.reuse_connections else None,
+                force_close=not options.reuse_connections,
+                ttl_dns_cache=60,
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout_s),
             auto_decompress=False,

@@ -1,0 +1,162 @@
+"""llama.cpp as an engine: the embedded default, in a child process.
+
+Tokens, usage and constraints are llama.cpp's own, through its HTTP API; what its surfaces do not do
+as an API should (forced tool calls, exact logprobs, count of reasoning) is done here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from qwenstack.core.generation import EmbeddingRequest, EmbeddingResult, GenerationRequest, Step
+from qwenstack.engines.gguf import GgufHeader, read_header
+from qwenstack.engines.interface import (
+    Capabilities,
+    EngineIdentity,
+    EngineRejected,
+)
+from qwenstack.engines.llamacpp_child import LlamaCppConfiguration
+from qwenstack.engines.llamacpp_server import LlamaCppServer, ServerBounds
+
+_MIB: Final = 2**20
+_PROMPT_CACHE_MIB: Final = 512
+_WORKING_MIB: Final = 1536
+_CONTEXT_FALLBACK: Final = 4096
+_CONTEXT_MIN: Final = 1024
+
+
+class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run a model.
+
+    `parallel` generations run at once, each with `context_tokens` of its own (0: as much as the
+    model has and memory allows). `threads` 0 is one for each core. `memory_bytes_max` bounds each
+    child's resident memory (0: what model, context and caches need, and half as much again).
+    A child whose loop stands still for `silence_s_max` is replaced.
+    """
+
+    parallel: int = 4
+    context_tokens: int = 0
+    threads: int = 0
+    memory_bytes_max: int = 0
+    embeds: bool = True
+    silence_s_max: float = 120.0
+
+
+class LlamaCpp:
+    """One GGUF model under llama.cpp. Constructing it reads the file's header (GgufError)."""
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        digest: str,
+        region: str,
+        settings: LlamaCppOptions | None = None,
+        on_loading: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        settings = settings or LlamaCppOptions()
+        self._header = read_header(model_path)
+        context_tokens = _context_tokens(self._header, settings)
+        self._identity = EngineIdentity(
+            name="llama.cpp",
+            version=importlib.metadata.version("xllamacpp"),
+            region=region,
+            digest=digest,
+        )
+        template = self._header.chat_template or ""
+        self._capabilities = Capabilities(
+            context_tokens=context_tokens,
+            parallel=settings.parallel,
+            generates=not self._header.embeds,
+            embeds=settings.embeds or self._header.embeds,
+            embedding_width=self._header.embedding_width,
+            tools="tools" in template,
+            json_schema=True,
+            logprobs=True,
+            thinks="<think>" in template or "enable_thinking" in template,
+            running_usage=True,
+            counts_prompts=True,
+        )
+        configuration = LlamaCppConfiguration(
+            model=str(model_path),
+            api_key="",
+            parallel=settings.parallel,
+            context_tokens=context_tokens,
+            threads=settings.threads,
+            prompt_cache_mib=_PROMPT_CACHE_MIB,
+        )
+        bounds = ServerBounds(
+            memory_bytes_max=settings.memory_bytes_max
+            or _memory_bytes_max(self._header, settings.parallel * context_tokens),
+            silence_s_max=settings.silence_s_max,
+            model_bytes=self._header.file_bytes,
+        )
+        self._server = LlamaCppServer(
+            configuration, bounds, self._identity, self._capabilities, on_loading
+        )
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """llama.cpp, its release, and the digest of the weights."""
+        return self._identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model can do here; `context_tokens` is what one request may use."""
+        return self._capabilities
+
+    async def start(self) -> None:
+        """Load the model; raises EngineUnavailable with the reason."""
+        await self._server.start()
+
+    async def close(self) -> None:
+        """End the children; what runs in them ends with EngineUnavailable."""
+        await self._server.close()
+
+    async def healthy(self) -> bool:
+        """Whether the child runs and answers."""
+        return self._server.child.ready and await (await self._server.client()).healthy()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
+        """Run `request`. Closing the generator frees its slot."""
+        client = await self._server.client()
+        async with aclosing(client.generate(request)) as steps:
+            async for step in steps:
+                yield step
+
+    async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
+        """Embed each input."""
+        raise EngineRejected("not yet")
+
+    async def count_prompt(self, request: GenerationRequest | EmbeddingRequest) -> int:
+        """Tokens of the prompt, as the model's template and vocabulary make them."""
+        return await (await self._server.client()).count_prompt(request)
+
+    async def count_text(self, text: str) -> int:
+        """Tokens of generated text."""
+        return await (await self._server.client()).count_text(text)
+
+
+def _context_tokens(header: GgufHeader, settings: LlamaCppOptions) -> int:
+    """The context of one slot: what is asked for, else a power of two that memory has room for."""
+    trained = header.context_tokens or _CONTEXT_FALLBACK
+    if settings.context_tokens:
+        return min(settings.context_tokens, trained)
+    budget = psutil.virtual_memory().total // 16
+    tokens = budget // (settings.parallel * max(header.cache_bytes_per_token, 1))
+    if tokens >= trained:
+        return trained
+    return min(trained, max(_CONTEXT_MIN, 1 << tokens.bit_length() - 1))
+
+
+def _memory_bytes_max(header: GgufHeader, cached_tokens: int) -> int:
+    """Room for what an honest load takes: the file and its repacked copy, context and caches."""
+    fixed = 2 * header.file_bytes + cached_tokens * header.cache_bytes_per_token
+    return fixed + (_PROMPT_CACHE_MIB + _WORKING_MIB) * _MIB

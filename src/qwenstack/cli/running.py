@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from qwenstack.engines.interface import EngineError
 from qwenstack.studio.deployments import Deployment, Deployments
 from qwenstack.studio.engine_factory import build_deployment
-from qwenstack.studio.http.routes import build_app
+from qwenstack.studio.http.routes import Studio
 from qwenstack.studio.http.server import run
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.observers import Silent
@@ -44,12 +44,15 @@ async def serve_until_stopped(
                 raise type(error)(f"{deployment.name}: {error}") from error
         installation = await Installation.open(settings, home, deployments, Silent())
         stack.push_async_callback(installation.close)
+        studio = Studio(installation)
+        studio.batches.start()
+        stack.push_async_callback(studio.batches.stop)
 
         def stop() -> None:
             installation.door.draining = True
 
         await run(
-            build_app(installation),
+            studio.app,
             listener,
             drain_s=settings.server.drain_s,
             on_ready=lambda: on_ready(installation),
@@ -57,11 +60,11 @@ async def serve_until_stopped(
         )
 
 
-def run_event_loop(work: asyncio.Future[None] | object) -> None:
+def run_event_loop(work: Coroutine[object, object, None]) -> None:
     """Run on uvloop where it exists."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(work)  # type: ignore[arg-type]
+        asyncio.run(work)
     else:
-        uvloop.run(work)  # type: ignore[arg-type]
+        uvloop.run(work)

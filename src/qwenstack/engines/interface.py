@@ -48,7 +48,7 @@ class EngineError(Exception):
 
 
 class EngineUnavailable(EngineError):
-    """Nothing reached the model: connection refused, child dead, circuit open, server overloaded."""
+    """Nothing reached the model: connection refused, child dead, circuit open, overload."""
 
     retryable = True
 
@@ -79,16 +79,22 @@ class Engine(Protocol):
     """
 
     @property
-    def identity(self) -> EngineIdentity: ...
+    def identity(self) -> EngineIdentity:
+        """What runs, and where."""
+        ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do; holds once it is started."""
+        ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Run `request`; the last step has `final` and the exact usage."""
         ...
 
-    async def embed(self, request: EmbeddingRequest) -> EmbeddingResult: ...
+    async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
+        """Embed every input, in order."""
+        ...
 
     async def count_prompt(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """The engine's own count of the prompt's tokens, where `capabilities.counts_prompts`."""

@@ -144,6 +144,7 @@ class Tenancy:
         self.version = version
         self.workspaces = {workspace.id: workspace for workspace in workspaces}
         self.keys = {key.digest: key for key in keys}
+        self.keys_by_id = {key.id: key for key in self.keys.values()}
         self.plans = {plan.id: plan for plan in plans}
         self.budgets: dict[str, list[Budget]] = {}
         for budget in budgets:
@@ -159,15 +160,20 @@ class Tenancy:
         key = self.keys.get(key_digest(secret))
         if key is None:
             raise _no_key("Incorrect API key provided. Check it, or ask for a new one.")
-        if key.revoked_us is not None and key.revoked_us <= now_us:
-            raise _no_key(f"The API key {key.prefix}… was revoked. Use its successor.")
-        if key.expires_us is not None and key.expires_us <= now_us:
-            raise _no_key(f"The API key {key.prefix}… has expired. Ask for a new one.")
-        return key
+        return _check_alive(key, now_us)
+
+    def caller_of_key(self, key_id: str, now_us: int) -> Caller:
+        """The caller that a batch runs as: the key that made it; raises Refusal once it is over."""
+        key = self.keys_by_id.get(key_id)
+        if key is None:
+            raise _no_key("The key that made this batch does not exist any more.")
+        return self._caller(_check_alive(key, now_us), "batch")
 
     def caller(self, secret: str | None, scope: Scope, now_us: int) -> Caller:
         """Authenticate for `scope` within a workspace; raises Refusal."""
-        key = self.authenticate(secret, now_us)
+        return self._caller(self.authenticate(secret, now_us), scope)
+
+    def _caller(self, key: ApiKey, scope: Scope) -> Caller:
         if scope not in key.scopes or key.workspace_id is None:
             raise Refusal(
                 RefusalKind.ACCESS_DENIED,
@@ -204,6 +210,14 @@ class Tenancy:
             if budget.key_id is None or budget.key_id == key.id
         )
         return Caller(workspace, key, plan, budgets)
+
+
+def _check_alive(key: ApiKey, now_us: int) -> ApiKey:
+    if key.revoked_us is not None and key.revoked_us <= now_us:
+        raise _no_key(f"The API key {key.prefix}… was revoked. Use its successor.")
+    if key.expires_us is not None and key.expires_us <= now_us:
+        raise _no_key(f"The API key {key.prefix}… has expired. Ask for a new one.")
+    return key
 
 
 def check_model_allowed(caller: Caller, model: str) -> None:

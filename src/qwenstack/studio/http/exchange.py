@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from qwenstack.core.identifiers import new_id
@@ -105,6 +105,24 @@ class Exchange:
             raise _too_large(bytes_max)
         return bytes(body)
 
+    async def body_pieces(self, bytes_max: int) -> AsyncIterator[bytes]:
+        """The request body as it arrives; the same errors as `body`."""
+        announced = self.headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > bytes_max:
+            raise _too_large(bytes_max)
+        size, more = 0, True
+        while more:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
+            size += len(piece)
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+            yield piece
+
     def watch(self) -> None:
         """From now on, cancel the current task when the client goes away (see `client_gone`)."""
         task = asyncio.current_task()
@@ -151,6 +169,20 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": data, "more_body": more})
         except TimeoutError as error:
             raise ClientGone from error
+
+    async def reply_pieces(self, size: int, content_type: bytes, pieces: Iterator[bytes]) -> None:
+        """Send a stored file of known size; reading it happens off the event loop."""
+        self.unwatch()
+        self._started = True
+        headers = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % size),
+            (b"x-request-id", self.request_id.encode()),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await self.write(piece)
+        await self.write(b"", more=False)
 
     async def reply(self, reply: Reply) -> None:
         """Send a whole answer."""

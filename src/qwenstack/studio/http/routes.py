@@ -2,26 +2,102 @@
 
 from __future__ import annotations
 
-from qwenstack.studio.http.app import App, Handler, Refuse
+from qwenstack.studio.batch.lines import LineServer
+from qwenstack.studio.batch.runner import BatchRunner
+from qwenstack.studio.http.app import App, Handler
+from qwenstack.studio.http.batches import BatchRoutes, FileRoutes
+from qwenstack.studio.http.embeddings import EmbeddingRoute
 from qwenstack.studio.http.generation import GenerationRoute
 from qwenstack.studio.http.health import Health
+from qwenstack.studio.http.models import ModelRoutes
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.surfaces import openai_errors
-from qwenstack.studio.surfaces.interface import GenerationSurface
+from qwenstack.studio.surfaces.interface import EmbeddingSurface, GenerationSurface
 from qwenstack.studio.surfaces.openai_chat import ChatSurface
+from qwenstack.studio.surfaces.openai_completions import CompletionsSurface
+from qwenstack.studio.surfaces.openai_embeddings import EmbeddingsSurface
+from qwenstack.studio.surfaces.openai_responses import ResponsesSurface
 
-# Model Studio serves the same OpenAI surface under this prefix.
+# Model Studio serves the same OpenAI surface under the second prefix.
 OPENAI_PREFIXES = ("/v1", "/compatible-mode/v1")
+BATCH_FOLDER = "files"
+
+_OPENAI_GENERATION: dict[str, GenerationSurface] = {
+    "/chat/completions": ChatSurface(),
+    "/completions": CompletionsSurface(),
+    "/responses": ResponsesSurface(),
+}
+_OPENAI_EMBEDDING: dict[str, EmbeddingSurface] = {"/embeddings": EmbeddingsSurface()}
 
 
-def build_app(installation: Installation) -> App:
-    """The application over an open installation."""
-    generations: list[tuple[str, GenerationSurface]] = []
-    for prefix in OPENAI_PREFIXES:
-        generations.append((f"{prefix}/chat/completions", ChatSurface()))
-    routes: dict[tuple[str, str], Handler] = {}
-    for path, surface in generations:
-        routes["POST", path] = GenerationRoute(
+class Studio:
+    """The application and what runs beside it: the batch runner."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self.batches = BatchRunner(
+            database=installation.database,
+            journal=installation.journal,
+            folder=installation.home / BATCH_FOLDER,
+            worker_id=installation.worker_id,
+            run_line=(lines := self._lines()).run,
+            refuse_line=lines.refuse,
+        )
+        self.app = App(
+            routes=self._routes(),
+            prefixes=self._prefixes(),
+            refuse_at={"/": openai_errors.refuse},
+        )
+
+    def _lines(self) -> LineServer:
+        installation = self._installation
+        return LineServer(
+            tenants=installation.tenants,
+            door=installation.door,
+            serving=installation.serving,
+            generation={f"/v1{path}": each for path, each in _OPENAI_GENERATION.items()},
+            embedding={f"/v1{path}": each for path, each in _OPENAI_EMBEDDING.items()},
+        )
+
+    def _routes(self) -> dict[tuple[str, str], Handler]:
+        installation = self._installation
+        models = ModelRoutes(installation.tenants, installation.deployments)
+        files = FileRoutes(installation.tenants, self.batches)
+        batches = BatchRoutes(installation.tenants, self.batches)
+        health = Health(installation)
+        routes: dict[tuple[str, str], Handler] = {
+            ("GET", "/healthz"): health.alive,
+            ("GET", "/readyz"): health.ready,
+        }
+        for prefix in OPENAI_PREFIXES:
+            for path, generation in _OPENAI_GENERATION.items():
+                routes["POST", prefix + path] = self._generation(generation)
+            for path, embedding in _OPENAI_EMBEDDING.items():
+                routes["POST", prefix + path] = self._embedding(embedding)
+            routes["GET", f"{prefix}/models"] = models.index
+            routes["POST", f"{prefix}/files"] = files.create
+            routes["GET", f"{prefix}/files"] = files.index
+            routes["POST", f"{prefix}/batches"] = batches.create
+            routes["GET", f"{prefix}/batches"] = batches.index
+        return routes
+
+    def _prefixes(self) -> dict[tuple[str, str], Handler]:
+        installation = self._installation
+        models = ModelRoutes(installation.tenants, installation.deployments)
+        files = FileRoutes(installation.tenants, self.batches)
+        batches = BatchRoutes(installation.tenants, self.batches)
+        prefixes: dict[tuple[str, str], Handler] = {}
+        for prefix in OPENAI_PREFIXES:
+            prefixes["GET", f"{prefix}/models/"] = models.by_name
+            prefixes["GET", f"{prefix}/files/"] = files.by_id
+            prefixes["DELETE", f"{prefix}/files/"] = files.delete
+            prefixes["GET", f"{prefix}/batches/"] = batches.by_id
+            prefixes["POST", f"{prefix}/batches/"] = batches.cancel
+        return prefixes
+
+    def _generation(self, surface: GenerationSurface) -> GenerationRoute:
+        installation = self._installation
+        return GenerationRoute(
             surface,
             tenants=installation.tenants,
             door=installation.door,
@@ -29,8 +105,14 @@ def build_app(installation: Installation) -> App:
             observer=installation.observer,
             body_bytes_max=installation.settings.server.body_bytes_max,
         )
-    health = Health(installation)
-    routes["GET", "/healthz"] = health.alive
-    routes["GET", "/readyz"] = health.ready
-    refuse_at: dict[str, Refuse] = {"/": openai_errors.refuse}
-    return App(routes, {}, refuse_at)
+
+    def _embedding(self, surface: EmbeddingSurface) -> EmbeddingRoute:
+        installation = self._installation
+        return EmbeddingRoute(
+            surface,
+            tenants=installation.tenants,
+            door=installation.door,
+            serving=installation.serving,
+            observer=installation.observer,
+            body_bytes_max=installation.settings.server.body_bytes_max,
+        )

@@ -67,6 +67,7 @@ async def run(
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             date_header=True,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(drain_s) or 1,
@@ -83,7 +84,8 @@ async def run(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
     serving = loop.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
+    # uvicorn has no hook for this moment: it only sets a flag.
+    while not server.started and not serving.done():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     if not serving.done():
         on_ready()

@@ -6,7 +6,13 @@ from typing import Protocol
 
 import msgspec
 
-from qwenstack.core.generation import Completion, EmbeddingRequest, GenerationRequest, Step
+from qwenstack.core.generation import (
+    Completion,
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationRequest,
+    Step,
+)
 from qwenstack.core.refusals import Refusal
 
 
@@ -37,9 +43,13 @@ class StreamEncoder(Protocol):
     the settlement is durable) or `fail`.
     """
 
-    def start(self) -> bytes: ...
+    def start(self) -> bytes:
+        """The first bytes; may be none."""
+        ...
 
-    def step(self, step: Step) -> bytes: ...
+    def step(self, step: Step) -> bytes:
+        """A step's bytes; may be none."""
+        ...
 
     def finish(self, step: Step) -> bytes:
         """The last bytes, from the final step (it may carry deltas besides the usage)."""
@@ -64,9 +74,13 @@ class GenerationSurface(Protocol):
         """The whole answer of a call that does not stream. `created` is in Unix seconds."""
         ...
 
-    def encoder(self, call: Call, request_id: str, created: int) -> StreamEncoder: ...
+    def encoder(self, call: Call, request_id: str, created: int) -> StreamEncoder:
+        """The encoder of one streamed answer."""
+        ...
 
-    def refuse(self, refusal: Refusal, request_id: str) -> Reply: ...
+    def refuse(self, refusal: Refusal, request_id: str) -> Reply:
+        """A refusal in the vendor's shape."""
+        ...
 
 
 class EmbeddingCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,3 +88,23 @@ class EmbeddingCall(msgspec.Struct, frozen=True, kw_only=True):
 
     request: EmbeddingRequest
     wire: object = None
+
+
+class EmbeddingSurface(Protocol):
+    """A route that embeds."""
+
+    name: str
+
+    def parse(self, body: bytes, headers: dict[bytes, bytes]) -> EmbeddingCall:
+        """Read a request; raises Refusal."""
+        ...
+
+    def encode(
+        self, call: EmbeddingCall, result: EmbeddingResult, request_id: str, created: int
+    ) -> bytes:
+        """The whole answer."""
+        ...
+
+    def refuse(self, refusal: Refusal, request_id: str) -> Reply:
+        """A refusal in the vendor's shape."""
+        ...

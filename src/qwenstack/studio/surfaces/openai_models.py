@@ -12,11 +12,18 @@ from qwenstack.studio.surfaces.json_body import show
 
 
 class ModelCard(msgspec.Struct, frozen=True, tag_field="object", tag="model"):
-    """A model that the caller may use; `created` is in Unix seconds."""
+    """A model that the caller may use; `created` is in Unix seconds.
+
+    Besides OpenAI's fields it names the layer and the licence of what is served (None: unknown) and
+    where the weights came from.
+    """
 
     id: str
     created: int
     owned_by: str
+    layer: str = "studio"
+    licence: str | None = None
+    provenance: str | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True):

@@ -1,0 +1,275 @@
+"""`/v1/files` and `/v1/batches`, in OpenAI's shapes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+from sqlalchemy import Connection
+
+from qwenstack.core.identifiers import new_id
+from qwenstack.core.instants import now_us
+from qwenstack.core.refusals import invalid
+from qwenstack.studio.batch import records
+from qwenstack.studio.batch.input import ENDPOINTS
+from qwenstack.studio.batch.runner import BatchRunner
+from qwenstack.studio.http.exchange import Exchange
+from qwenstack.studio.http.multipart import read_form
+from qwenstack.studio.http.query import read_limit, read_query
+from qwenstack.studio.surfaces.interface import Reply
+from qwenstack.studio.surfaces.json_body import decode
+from qwenstack.studio.tenancy import Workspace
+from qwenstack.studio.tenants import Tenants
+
+FILE_BYTES_MAX = 512 * 1024 * 1024
+_BODY_BYTES_MAX = 64 * 1024
+_HOUR_S = 3600
+_METADATA_MAX = 16
+_WINDOWS = {"24h": 24 * _HOUR_S, "7d": 7 * 24 * _HOUR_S, "14d": 14 * 24 * _HOUR_S}
+
+
+class _NewBatch(msgspec.Struct, forbid_unknown_fields=True):
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    output_expires_after: msgspec.Raw | None = None
+
+
+_new_batch = msgspec.json.Decoder(_NewBatch)
+
+
+class FileRoutes:
+    """Uploading, listing, reading and deleting a workspace's files."""
+
+    def __init__(self, tenants: Tenants, runner: BatchRunner) -> None:
+        self._tenants = tenants
+        self._runner = runner
+
+    async def create(self, exchange: Exchange) -> None:
+        """POST /v1/files."""
+        workspace = _workspace(self._tenants, exchange)
+        pieces = exchange.body_pieces(FILE_BYTES_MAX)
+        async with read_form(exchange.headers.get(b"content-type", b""), pieces) as form:
+            if form.filename is None:
+                raise invalid("The form has no file in its field 'file'.", "file")
+            purpose = form.fields.get("purpose", "")
+            if purpose != "batch":
+                raise invalid(f"'purpose' is {purpose[:40]!r}; it must be 'batch'.", "purpose")
+            file_id, filename = new_id("file"), form.filename
+            size, sha256 = self._runner.objects.put(file_id, form.pieces())
+        stored = await self._runner.write(
+            lambda connection: records.add_file(
+                connection,
+                workspace_id=workspace.id,
+                file_id=file_id,
+                purpose=purpose,
+                filename=filename,
+                size=size,
+                sha256=sha256,
+            )
+        )
+        await _reply(exchange, _file(cast(records.StoredFile, stored)))
+
+    async def index(self, exchange: Exchange) -> None:
+        """GET /v1/files."""
+        workspace = _workspace(self._tenants, exchange)
+        query = read_query(exchange.query)
+        limit = read_limit(query, 20, records.PAGE_MAX)
+        found = cast(
+            list[records.StoredFile],
+            await self._runner.read(
+                lambda connection: records.list_files(
+                    connection, workspace.id, query.get("purpose"), query.get("after"), limit + 1
+                )
+            ),
+        )
+        await _reply(exchange, _page([_file(each) for each in found], limit))
+
+    async def by_id(self, exchange: Exchange) -> None:
+        """GET /v1/files/{id} and GET /v1/files/{id}/content."""
+        workspace = _workspace(self._tenants, exchange)
+        file_id, _, tail = _tail(exchange).partition("/")
+        file = cast(
+            records.StoredFile,
+            await self._runner.read(
+                lambda connection: records.find_file(connection, workspace.id, file_id)
+            ),
+        )
+        if tail == "content":
+            pieces = self._runner.objects.pieces(file.id)
+            await exchange.reply_pieces(file.bytes, b"application/jsonl", pieces)
+            return
+        await _reply(exchange, _file(file))
+
+    async def delete(self, exchange: Exchange) -> None:
+        """DELETE /v1/files/{id}."""
+        workspace = _workspace(self._tenants, exchange)
+        file_id = _tail(exchange)
+        await self._runner.write(
+            lambda connection: records.delete_file(connection, workspace.id, file_id)
+        )
+        self._runner.objects.delete(file_id)
+        await _reply(exchange, {"id": file_id, "object": "file", "deleted": True})
+
+
+class BatchRoutes:
+    """Creating, listing, reading and cancelling a workspace's batches."""
+
+    def __init__(self, tenants: Tenants, runner: BatchRunner) -> None:
+        self._tenants = tenants
+        self._runner = runner
+
+    async def create(self, exchange: Exchange) -> None:
+        """POST /v1/batches."""
+        caller = self._tenants.caller(exchange.secret, "batch", now_us())
+        wire = decode(_new_batch, await exchange.body(_BODY_BYTES_MAX))
+        if wire.endpoint not in ENDPOINTS:
+            raise invalid(
+                f"'endpoint' is {wire.endpoint[:80]!r}; it must be one of {', '.join(ENDPOINTS)}.",
+                "endpoint",
+            )
+        window_s = _WINDOWS.get(wire.completion_window)
+        if window_s is None:
+            raise invalid(
+                f"'completion_window' is {wire.completion_window[:20]!r}; it must be one of "
+                f"{', '.join(_WINDOWS)}.",
+                "completion_window",
+            )
+        if wire.metadata is not None and (
+            len(wire.metadata) > _METADATA_MAX
+            or any(len(key) > 64 or len(value) > 512 for key, value in wire.metadata.items())
+        ):
+            raise invalid(
+                f"'metadata' may have {_METADATA_MAX} pairs of at most 64 and 512 characters.",
+                "metadata",
+            )
+
+        def act(connection: Connection) -> records.Batch:
+            records.find_file(connection, caller.workspace.id, wire.input_file_id)
+            return records.add_batch(
+                connection,
+                workspace_id=caller.workspace.id,
+                key_id=caller.key.id,
+                endpoint=wire.endpoint,
+                input_file_id=wire.input_file_id,
+                metadata=wire.metadata,
+                window_s=window_s,
+            )
+
+        batch = cast(records.Batch, await self._runner.write(act))
+        self._runner.wake()
+        await _reply(exchange, _batch(batch, records.Counts(0, 0, 0)))
+
+    async def index(self, exchange: Exchange) -> None:
+        """GET /v1/batches."""
+        workspace = _workspace(self._tenants, exchange)
+        query = read_query(exchange.query)
+        limit = read_limit(query, 20, records.PAGE_MAX)
+
+        def act(connection: Connection) -> list[dict[str, object]]:
+            found = records.list_batches(connection, workspace.id, query.get("after"), limit + 1)
+            return [_batch(each, records.counts_of(connection, each.id)) for each in found]
+
+        found = cast(list[dict[str, object]], await self._runner.read(act))
+        await _reply(exchange, _page(found, limit))
+
+    async def by_id(self, exchange: Exchange) -> None:
+        """GET /v1/batches/{id}."""
+        workspace = _workspace(self._tenants, exchange)
+        batch_id = _tail(exchange)
+        await _reply(exchange, await self._shown(workspace, batch_id))
+
+    async def cancel(self, exchange: Exchange) -> None:
+        """POST /v1/batches/{id}/cancel."""
+        workspace = _workspace(self._tenants, exchange)
+        batch_id, _, verb = _tail(exchange).partition("/")
+        if verb != "cancel":
+            raise invalid("A batch takes POST at /v1/batches/{id}/cancel only.")
+        await self._runner.write(
+            lambda connection: records.cancel(connection, workspace.id, batch_id)
+        )
+        self._runner.wake()
+        await _reply(exchange, await self._shown(workspace, batch_id))
+
+    async def _shown(self, workspace: Workspace, batch_id: str) -> dict[str, object]:
+        def act(connection: Connection) -> dict[str, object]:
+            batch = records.find_batch(connection, workspace.id, batch_id)
+            return _batch(batch, records.counts_of(connection, batch_id))
+
+        return cast(dict[str, object], await self._runner.read(act))
+
+
+def _workspace(tenants: Tenants, exchange: Exchange) -> Workspace:
+    return tenants.caller(exchange.secret, "batch", now_us()).workspace
+
+
+def _tail(exchange: Exchange) -> str:
+    """What follows `…/files/` or `…/batches/` in the path."""
+    for word in ("/files/", "/batches/"):
+        _, found, tail = exchange.path.partition(word)
+        if found:
+            return tail
+    return ""
+
+
+async def _reply(exchange: Exchange, value: object) -> None:
+    await exchange.reply(Reply(200, msgspec.json.encode(value)))
+
+
+def _page(found: list[dict[str, object]], limit: int) -> dict[str, object]:
+    page = found[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(found) > limit,
+    }
+
+
+def _file(file: records.StoredFile) -> dict[str, object]:
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": file.created_us // 1_000_000,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    }
+
+
+def _batch(batch: records.Batch, counts: records.Counts) -> dict[str, object]:
+    def seconds(instant_us: int | None) -> int | None:
+        return None if instant_us is None else instant_us // 1_000_000
+
+    def ended(status: records.Status) -> int | None:
+        return seconds(batch.ended_us) if batch.status == status else None
+
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": (
+            {"object": "list", "data": msgspec.json.decode(batch.errors)} if batch.errors else None
+        ),
+        "input_file_id": batch.input_file_id,
+        "completion_window": next(
+            name for name, window_s in _WINDOWS.items() if window_s == batch.window_s
+        ),
+        "status": batch.status,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "created_at": seconds(batch.created_us),
+        "in_progress_at": seconds(batch.in_progress_us),
+        "expires_at": seconds(batch.expires_us),
+        "finalizing_at": seconds(batch.finalizing_us),
+        "completed_at": ended("completed"),
+        "failed_at": ended("failed"),
+        "expired_at": ended("expired"),
+        "cancelling_at": seconds(batch.cancelling_us),
+        "cancelled_at": ended("cancelled"),
+        "request_counts": msgspec.to_builtins(counts),
+        "metadata": msgspec.json.decode(batch.metadata) if batch.metadata else None,
+    }

@@ -193,7 +193,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     output: tuple[OutputItem, ...] = ()
     error: ResponseFailure | None = None
     incomplete_details: IncompleteDetails | None = None
-    usage: ResponseUsage | None = None
+    usage: ResponseUsage | UnsetType = UNSET
     object: Literal["response"] = "response"
 
 

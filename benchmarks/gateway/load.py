@@ -13,6 +13,10 @@ from benchmarks.gateway.installs import HERE, compiled
 from benchmarks.gateway.recording import MARKER, request_body
 
 
+class LoadFailed(Exception):
+    """The client could not run: nobody accepts its connections."""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Where a client sends its chat completions: `base_url` ends before `/chat/completions`."""
 
@@ -66,7 +70,10 @@ def run_load(
     paced: bool = False,
     requests_max: int = 0,
 ) -> Load:
-    """Run the client against `endpoint`; with `requests_max` it stops after that many answers."""
+    """Run the client against `endpoint`; with `requests_max` it stops after that many answers.
+
+    Raises `LoadFailed`.
+    """
     url = urlsplit(endpoint.base_url)
     body = request_body(endpoint.paced_model if paced else endpoint.model, stream=stream)
     lines = [
@@ -96,5 +103,5 @@ def run_load(
         argv, capture_output=True, timeout=warm_up_s + 6 * measure_s + 30, check=False
     )
     if done.returncode != 0:
-        raise RuntimeError(f"the load client failed: {done.stderr.decode()[-300:]}")
+        raise LoadFailed(done.stderr.decode()[-300:].strip())
     return msgspec.json.decode(done.stdout, type=Load)

@@ -55,6 +55,7 @@ def render(results: Results) -> str:
         )
     )
     if results.notes:
+        parts.append("### Notes of the run")
         parts.append("\n".join(f"- {note}" for note in results.notes))
     return "\n\n".join(parts)
 
@@ -72,7 +73,7 @@ def _setup_tables(results: Results, setup: str) -> list[str]:
         columns: list[Callable[[str], str]] = [
             _spread(samples, mode, n, lambda s: s.load.rate, "{:,.0f}") for n in counts
         ]
-        tables.append(_table(results, title, heads, columns))
+        tables.append(_table(results, samples, title, heads, columns))
     counts = sorted({s.clients for s in samples if s.mode == "stream"})
     heads, columns = [], []
     for n in counts:
@@ -83,7 +84,7 @@ def _setup_tables(results: Results, setup: str) -> list[str]:
             _added(samples, "stream", n, lambda s: s.load.first_us.p50),
         ]
     title = "Added to the direct answer, ms, streamed, by clients: p50, p99, time to first token"
-    tables.append(_table(results, title, heads, columns))
+    tables.append(_table(results, samples, title, heads, columns))
     counts = sorted({s.clients for s in samples if s.mode == "paced"})
     if counts:
         heads, columns = [], []
@@ -95,11 +96,12 @@ def _setup_tables(results: Results, setup: str) -> list[str]:
                 _added(samples, "paced", n, lambda s: s.load.first_us.p99),
             ]
         title = "A chunk each 5 ms: streamed chunks a second, and time to first token over direct"
-        tables.append(_table(results, title, heads, columns))
+        tables.append(_table(results, samples, title, heads, columns))
     most = max((s.clients for s in samples if s.mode == "stream"), default=0)
     tables.append(
         _table(
             results,
+            samples,
             "Memory (proportional set size, MiB, database included) and chunks a second unpaced",
             ["MiB", f"chunks/s, {most} clients", "answers not complete"],
             [
@@ -113,11 +115,15 @@ def _setup_tables(results: Results, setup: str) -> list[str]:
 
 
 def _table(
-    results: Results, title: str, heads: list[str], columns: list[Callable[[str], str]]
+    results: Results,
+    samples: list[Sample],
+    title: str,
+    heads: list[str],
+    columns: list[Callable[[str], str]],
 ) -> str:
     lines = [f"**{title}**", "", f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for name, state in results.peers.items():
-        if state.missing:
+        if state.missing or not any(s.peer == name for s in samples):
             lines.append(f"| {name} | not measured |{' |' * (len(heads) - 1)}")
         else:
             lines.append(f"| {name} | {' | '.join(column(name) for column in columns)} |")

@@ -22,7 +22,7 @@ import msgspec
 
 from benchmarks.gateway import report
 from benchmarks.gateway.installs import CACHE, HERE, Unavailable, compiled
-from benchmarks.gateway.load import Endpoint, Load, run_load
+from benchmarks.gateway.load import Endpoint, Load, LoadFailed, run_load
 from benchmarks.gateway.peers.interface import Peer, Place
 from benchmarks.gateway.peers.litellm import LiteLlm
 from benchmarks.gateway.peers.qwenstack import QwenStack
@@ -83,7 +83,7 @@ class Bench:
             for number in range(self._plan.rounds):
                 for peer, endpoint in running:
                     if time.monotonic() > self._deadline:
-                        self._results.notes.append(f"out of time in round {number} of {setup.name}")
+                        self._note(f"out of time in round {number} of {setup.name}")
                         return
                     self._turn(setup, peer, endpoint, number)
         finally:
@@ -112,9 +112,8 @@ class Bench:
                 recorded, before = spend.requests - before, spend.requests
                 self._results.kills.append(Kill(peer.name, load.good, recorded, load.bad))
                 print(f"  {peer.name}: {load.good} complete answers seen, {recorded} on record")
-        except (Unavailable, StartFailed) as error:
-            self._results.notes.append(f"kill -9 of {peer.name}: {error}")
-            print(f"  {peer.name}: {error}")
+        except (Unavailable, StartFailed, LoadFailed) as error:
+            self._note(f"{peer.name}, kill -9: {' '.join(str(error).split())}")
         finally:
             peer.stop()
             child.stop()
@@ -125,7 +124,11 @@ class Bench:
         if setup.name == "shared":
             points = [(mode, n) for mode in ("stream", "whole") for n in self._plan.shared_clients]
         for mode, clients in points:
-            load = self._load(setup, endpoint, clients, mode=mode)
+            try:
+                load = self._load(setup, endpoint, clients, mode=mode)
+            except LoadFailed as error:
+                self._note(f"{peer.name}, {setup.name}, round {number}, {mode}: {error}")
+                return
             memory = sum(child.memory_bytes() for child in peer.children())
             self._results.samples.append(
                 Sample(setup.name, peer.name, mode, clients, number, memory, load)
@@ -137,6 +140,10 @@ class Bench:
                 flush=True,
             )
         _wait_quiet(peer.children())
+
+    def _note(self, text: str) -> None:
+        self._results.notes.append(text)
+        print(f"  {text}", flush=True)
 
     def _load(
         self,
@@ -163,14 +170,13 @@ class Bench:
         begun = time.monotonic()
         try:
             endpoint = peer.start(self._place(setup, upstream_port, peer.name))
-        except (Unavailable, StartFailed) as error:
+            print(f"  {peer.name}: up in {time.monotonic() - begun:.1f} s", flush=True)
+            for mode in ("stream", "whole", "paced"):  # caches, lazy imports, compilers
+                self._load(setup, endpoint, 8, mode=mode)
+        except (Unavailable, StartFailed, LoadFailed) as error:
             peer.stop()
-            self._results.peers[peer.name] = PeerState(peer.setup, str(error))
-            print(f"  {peer.name}: not measured: {error}")
+            self._note(f"{peer.name}, {setup.name}: not measured: {' '.join(str(error).split())}")
             return None
-        print(f"  {peer.name}: up in {time.monotonic() - begun:.1f} s", flush=True)
-        for mode in ("stream", "whole", "paced"):  # caches, lazy imports, just-in-time compilers
-            self._load(setup, endpoint, 8, mode=mode)
         return endpoint
 
     def _start_upstream(self, setup: Setup) -> tuple[Child, int]:

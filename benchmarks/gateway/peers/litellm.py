@@ -25,7 +25,7 @@ from benchmarks.gateway.postgres import Postgres
 from benchmarks.gateway.processes import Child, free_port, wait_ready
 
 _ENGINE = HERE / "peers" / "prisma_engine.cjs"
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 180
 _CONFIG = """
 model_list:
   - model_name: bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,11 @@ def resolve_home(home: Path | None) -> Path:
 def read_settings(home: Path) -> Settings:
     """The settings of `home`; raises SettingsError."""
     return load_settings(home / CONFIGURATION_NAME)
+
+
+def model_cache(home: Path) -> Path:
+    """Where model weights are kept: `QWENSTACK_MODEL_CACHE`, else below the home folder."""
+    return Path(os.environ.get("QWENSTACK_MODEL_CACHE") or home / "models").expanduser()
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.refusals import Refusal
+from qwenstack.engines.gguf import GgufError
 from qwenstack.engines.interface import EngineError
+from qwenstack.engines.models import ModelError
 from qwenstack.storage.database import DatabaseUnavailable
 from qwenstack.studio.installation import AlreadyRunning
+from qwenstack.studio.invoice import InvoiceError
 from qwenstack.studio.price_book import PriceBookError, PriceNotFound
 from qwenstack.studio.settings import SettingsError
 
@@ -16,6 +19,9 @@ EXPECTED = (
     DBAPIError,
     DatabaseUnavailable,
     EngineError,
+    GgufError,
+    ModelError,
+    InvoiceError,
     OSError,
     PriceBookError,
     PriceNotFound,

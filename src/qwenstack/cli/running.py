@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from qwenstack.cli.bars import BuildingBars
 from qwenstack.engines.interface import EngineError
-from qwenstack.studio.deployments import Deployment, Deployments
+from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.engine_factory import build_deployment
 from qwenstack.studio.http.routes import Studio
 from qwenstack.studio.http.server import run
@@ -23,20 +24,36 @@ async def serve_until_stopped(
     home: Path,
     listener: socket.socket,
     *,
-    on_engine: Callable[[Deployment], None],
+    cache: Path,
     on_ready: Callable[[Installation], None],
 ) -> None:
-    """Start what the settings deploy and serve it.
+    """Start what the settings deploy and serve it; `on_ready` is called once requests are taken.
 
-    `on_engine` is called before each engine starts (embedded ones take seconds), `on_ready` when
-    requests are taken.
+    Shows on standard error how far long steps are.
     """
-    deployments = Deployments(
-        build_deployment(each, settings.admission) for each in settings.deployments
-    )
+    with BuildingBars() as bars:
+        deployments = Deployments(
+            [
+                await asyncio.to_thread(
+                    build_deployment, each, settings.admission, cache=cache, building=bars
+                )
+                for each in settings.deployments
+            ]
+        )
+        await _serve(settings, home, listener, deployments, bars, on_ready)
+
+
+async def _serve(
+    settings: Settings,
+    home: Path,
+    listener: socket.socket,
+    deployments: Deployments,
+    bars: BuildingBars,
+    on_ready: Callable[[Installation], None],
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for deployment in deployments:
-            on_engine(deployment)
+            bars.starting(deployment.name)
             stack.push_async_callback(deployment.engine.close)
             try:
                 await deployment.engine.start()
@@ -44,6 +61,7 @@ async def serve_until_stopped(
                 raise type(error)(f"{deployment.name}: {error}") from error
         installation = await Installation.open(settings, home, deployments, Silent())
         stack.push_async_callback(installation.close)
+        bars.stop()
         studio = Studio(installation)
         studio.batches.start()
         stack.push_async_callback(studio.batches.stop)

@@ -7,10 +7,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from qwenstack.cli.context import home_option, json_option, read_settings, resolve_home
+from qwenstack.cli.context import (
+    home_option,
+    json_option,
+    model_cache,
+    read_settings,
+    resolve_home,
+)
 from qwenstack.cli.running import run_event_loop, serve_until_stopped
 from qwenstack.studio.http.server import base_url, listen
-from qwenstack.studio.installation import exclusive
+from qwenstack.studio.installation import Installation, exclusive
 
 
 @click.command()
@@ -37,10 +43,10 @@ def serve(host: str | None, port: int | None, home: Path | None, as_json: bool) 
     listener = listen(server.host if host is None else host, server.port if port is None else port)
     url = base_url(listener)
 
-    def ready(_installation: object) -> None:
-        names = [each.name for each in settings.deployments]
+    def ready(installation: Installation) -> None:
+        names = [each.name for each in installation.deployments]
         if as_json:
-            line = {"base_url": f"{url}/v1", "models": names, "home": str(folder)}
+            line = {"base_url": url, "models": names, "home": str(folder)}
             click.echo(msgspec.json.encode(line).decode())
         else:
             click.echo(f"Serving {', '.join(names)} at {url}/v1 (Ctrl-C stops).")
@@ -48,10 +54,6 @@ def serve(host: str | None, port: int | None, home: Path | None, as_json: bool) 
     with exclusive(folder):
         run_event_loop(
             serve_until_stopped(
-                settings,
-                folder,
-                listener,
-                on_engine=lambda each: click.echo(f"Starting {each.name} …", err=True),
-                on_ready=ready,
+                settings, folder, listener, cache=model_cache(folder), on_ready=ready
             )
         )

@@ -80,7 +80,7 @@ class _ToolCall(msgspec.Struct):
 
 class _Message(msgspec.Struct, omit_defaults=True):
     role: str
-    content: str | list[_Part] | None | msgspec.UnsetType = msgspec.UNSET
+    content: str | list[_Part] | msgspec.UnsetType | None = msgspec.UNSET
     reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None

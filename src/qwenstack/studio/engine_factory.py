@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Protocol
 
 from qwenstack.engines.interface import Capabilities, Engine, EngineIdentity
+from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
+from qwenstack.engines.models import LocalModel, Progress, obtain
 from qwenstack.engines.openai_body import Wording
 from qwenstack.engines.openai_http import OpenAiHttp, RemoteOptions
 from qwenstack.studio.admission.queue import FairQueue
@@ -21,39 +25,84 @@ from qwenstack.studio.settings import (
 _RUNNING_USAGE = frozenset({"vllm", "sglang", "llama_server"})
 
 
-def build_deployment(settings: DeploymentSettings, admission: AdmissionSettings) -> Deployment:
-    """A deployment whose engine is not started yet; raises SettingsError."""
-    engine = _engine(settings)
-    parallel = engine.capabilities.parallel
-    embedded = not isinstance(settings.engine, RemoteSettings)
+class Building(Protocol):
+    """Is told what takes long: getting a model, and loading it (a share from 0 to 1)."""
+
+    def obtaining(self, progress: Progress) -> None:
+        """A model is downloaded or hashed."""
+        ...
+
+    def loading(self, share: float) -> None:
+        """An engine reads its model."""
+        ...
+
+
+def build_deployment(
+    settings: DeploymentSettings,
+    admission: AdmissionSettings,
+    *,
+    cache: Path,
+    building: Building,
+) -> Deployment:
+    """A deployment whose engine is not started yet.
+
+    Obtains the model of an embedded engine, which may block for minutes. Raises SettingsError,
+    ModelError, GgufError.
+    """
+    match settings.engine:
+        case RemoteSettings():
+            return _deployment(settings, settings.name, _remote(settings.name, settings.engine))
+        case LlamaCppSettings():
+            model = obtain(settings.engine.model or None, cache, building.obtaining)
+            engine = _llamacpp(settings.engine, model, building)
+            return _deployment(settings, settings.name or model.name, engine, model, admission)
+        case OpenVinoSettings():
+            raise SettingsError("engine kind 'openvino' is not built in; use 'llamacpp'")
+
+
+def _deployment(
+    settings: DeploymentSettings,
+    name: str,
+    engine: Engine,
+    model: LocalModel | None = None,
+    admission: AdmissionSettings | None = None,
+) -> Deployment:
+    if not name:
+        raise SettingsError("a deployment on a remote engine needs a name")
+    queue = None
+    if admission is not None:
+        queue = FairQueue(
+            engine.capabilities.parallel or 1,
+            max_waiting=admission.queue_max,
+            max_wait_s=admission.queue_wait_s,
+        )
+    context = engine.capabilities.context_tokens
     return Deployment(
-        name=settings.name,
+        name=name,
         engine=engine,
         aliases=settings.aliases,
-        max_output_tokens=settings.max_output_tokens,
+        max_output_tokens=min(settings.max_output_tokens, context or settings.max_output_tokens),
         price_scope=settings.price_scope,
-        queue=(
-            FairQueue(
-                parallel or 1,
-                max_waiting=admission.queue_max,
-                max_wait_s=admission.queue_wait_s,
-            )
-            if embedded
-            else None
-        ),
-        licence=settings.licence,
-        provenance=settings.provenance,
+        queue=queue,
+        licence=settings.licence or (model.licence if model else None),
+        provenance=settings.provenance or (model.provenance if model else ""),
     )
 
 
-def _engine(settings: DeploymentSettings) -> Engine:
-    match settings.engine:
-        case RemoteSettings():
-            return _remote(settings.name, settings.engine)
-        case LlamaCppSettings():
-            raise SettingsError("llamacpp comes next")
-        case OpenVinoSettings():
-            raise SettingsError("openvino comes next")
+def _llamacpp(settings: LlamaCppSettings, model: LocalModel, building: Building) -> Engine:
+    return LlamaCpp(
+        model.path,
+        digest=model.digest,
+        region=settings.region,
+        settings=LlamaCppOptions(
+            parallel=settings.parallel,
+            context_tokens=settings.context_tokens,
+            threads=settings.threads,
+            memory_bytes_max=settings.memory_bytes_max,
+            embeds=settings.embeds,
+        ),
+        on_loading=building.loading,
+    )
 
 
 def _remote(name: str, settings: RemoteSettings) -> Engine:

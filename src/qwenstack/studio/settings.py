@@ -68,9 +68,13 @@ class TelemetrySettings(_Section, frozen=True):
 
 
 class LlamaCppSettings(_Section, frozen=True, tag_field="kind", tag="llamacpp"):
-    """An embedded llama.cpp. `model` is a GGUF path or a reference; 0 chooses by the machine."""
+    """An embedded llama.cpp. `model` is a GGUF path or a reference, empty for the default model.
 
-    model: str
+    0 chooses by the model and the machine.
+    """
+
+    model: str = ""
+    region: str = "local"
     parallel: int = 4
     context_tokens: int = 0
     threads: int = 0
@@ -81,7 +85,8 @@ class LlamaCppSettings(_Section, frozen=True, tag_field="kind", tag="llamacpp"):
 class OpenVinoSettings(_Section, frozen=True, tag_field="kind", tag="openvino"):
     """An embedded OpenVINO GenAI (`pip install qwenstack[openvino]`)."""
 
-    model: str
+    model: str = ""
+    region: str = "local"
     cache_gib: int = 1
     memory_bytes_max: int = 0
 
@@ -113,10 +118,14 @@ class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http")
 EngineSettings = LlamaCppSettings | OpenVinoSettings | RemoteSettings
 
 
-class DeploymentSettings(_Section, frozen=True):
-    """One `[[deployments]]`: a public model name on an engine."""
+class DeploymentSettings(_Section, frozen=True, kw_only=True):
+    """One `[[deployments]]`: a public model name on an engine.
 
-    name: str
+    An empty `name` takes the model's own, and an empty `licence` or `provenance` what is known of
+    the weights; for a remote engine nothing is, so that `name` is needed.
+    """
+
+    name: str = ""
     engine: EngineSettings
     aliases: tuple[str, ...] = ()
     max_output_tokens: int = 8192

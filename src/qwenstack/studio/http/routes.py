@@ -18,8 +18,9 @@ from qwenstack.studio.surfaces.openai_completions import CompletionsSurface
 from qwenstack.studio.surfaces.openai_embeddings import EmbeddingsSurface
 from qwenstack.studio.surfaces.openai_responses import ResponsesSurface
 
-# Model Studio serves the same OpenAI surface under the second prefix.
-OPENAI_PREFIXES = ("/v1", "/compatible-mode/v1")
+# Model Studio serves the same OpenAI surface under the second prefix. The third is for clients
+# whose base URL was given without a version.
+OPENAI_PREFIXES = ("/v1", "/compatible-mode/v1", "")
 BATCH_FOLDER = "files"
 
 _OPENAI_GENERATION: dict[str, GenerationSurface] = {

@@ -1,0 +1,169 @@
+"""`qwenstack up`: a model behind a metered API, in one command."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from sqlalchemy import Connection
+
+from qwenstack.cli.context import (
+    actor,
+    home_option,
+    json_option,
+    model_cache,
+    read_settings,
+    resolve_home,
+)
+from qwenstack.cli.running import run_event_loop, serve_until_stopped
+from qwenstack.core.instants import now_us
+from qwenstack.core.refusals import Refusal
+from qwenstack.studio import accounts
+from qwenstack.studio.http.server import base_url, listen
+from qwenstack.studio.installation import Installation, exclusive, prepare
+from qwenstack.studio.settings import (
+    DeploymentSettings,
+    LlamaCppSettings,
+    Settings,
+)
+from qwenstack.studio.tenancy import Workspace
+
+WORKSPACE = "default"
+KEY_NAME = "qwenstack up"
+# Keys are kept as digests, so each start makes new ones; the last start's work on for a day.
+_OVERLAP_US = 24 * 3600 * 1_000_000
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """The secrets of this start."""
+
+    api_key: str
+    admin_key: str
+
+
+@click.command()
+@click.option(
+    "--model",
+    help="A GGUF file, or a model's name. Default: Qwen2.5-Coder-0.5B-Instruct, from the "
+    "package index.",
+)
+@click.option("--host", help="Address to listen on. Default: 127.0.0.1, this machine only.")
+@click.option("--port", type=int, help="Port; 0 takes any. Default: 8317.")
+@home_option
+@json_option
+def up(
+    model: str | None, host: str | None, port: int | None, home: Path | None, as_json: bool
+) -> None:
+    """Serve a model behind a metered API; print a key and a curl line that works.
+
+    What qwenstack.toml deploys is served; where it deploys nothing, or with --model, an embedded
+    llama.cpp is. With --json one line is printed on standard output once requests are taken:
+    {"base_url", "api_key", "admin_key", "model", "home"}.
+
+    \b
+    Examples:
+      qwenstack up
+      qwenstack up --model ~/models/qwen3-8b-q4_k_m.gguf --port 0
+      QWENSTACK_HOME=/srv/qwenstack qwenstack up --host 0.0.0.0
+    """
+    folder = resolve_home(home)
+    settings = _with_model(read_settings(folder), model)
+    server = settings.server
+    listener = listen(server.host if host is None else host, server.port if port is None else port)
+    with exclusive(folder):
+        keys = _issue_keys(settings, folder)
+        url = base_url(listener)
+
+        def ready(installation: Installation) -> None:
+            name = next(iter(installation.deployments)).name
+            if as_json:
+                line = {
+                    "base_url": url,
+                    "api_key": keys.api_key,
+                    "admin_key": keys.admin_key,
+                    "model": name,
+                    "home": str(folder),
+                }
+                click.echo(msgspec.json.encode(line).decode())
+            else:
+                _welcome(installation, name, url, keys)
+
+        run_event_loop(
+            serve_until_stopped(
+                settings, folder, listener, cache=model_cache(folder), on_ready=ready
+            )
+        )
+
+
+def _with_model(settings: Settings, model: str | None) -> Settings:
+    if settings.deployments and model is None:
+        return settings
+    deployment = DeploymentSettings(engine=LlamaCppSettings(model=model or ""))
+    return msgspec.structs.replace(settings, deployments=(deployment,))
+
+
+def _issue_keys(settings: Settings, home: Path) -> Keys:
+    """Make a key for the default workspace and one for its operator."""
+    database = prepare(settings, home)
+    try:
+        with database.begin() as connection:
+            workspace = _default_workspace(connection)
+            _end_earlier_keys(connection)
+            _, api_key = accounts.create_key(
+                connection, actor=actor(), workspace_id=workspace.id, name=KEY_NAME
+            )
+            _, admin_key = accounts.create_key(
+                connection, actor=actor(), workspace_id=None, name=KEY_NAME, scopes=("admin",)
+            )
+    finally:
+        database.dispose()
+    return Keys(api_key.secret, admin_key.secret)
+
+
+def _default_workspace(connection: Connection) -> Workspace:
+    try:
+        return accounts.find_workspace(connection, WORKSPACE)
+    except Refusal:
+        return accounts.create_workspace(
+            connection, actor=actor(), name=WORKSPACE, billing="postpaid"
+        )
+
+
+def _end_earlier_keys(connection: Connection) -> None:
+    end_us = now_us() + _OVERLAP_US
+    for key in accounts.read_tenancy(connection).keys.values():
+        if key.name == KEY_NAME and key.revoked_us is None:
+            accounts.revoke_key(connection, actor=actor(), key_id=key.id, at_us=end_us)
+
+
+def _welcome(installation: Installation, model: str, url: str, keys: Keys) -> None:
+    deployment = installation.deployments.get(model)
+    curl = (
+        f"curl {url}/v1/chat/completions \\\n"
+        f"  -H 'Authorization: Bearer {keys.api_key}' \\\n"
+        "  -H 'Content-Type: application/json' \\\n"
+        f'  -d \'{{"model": "{model}", "messages": [{{"role": "user", '
+        '"content": "What is the capital of France?"}]}\''
+    )
+    facts = Text()
+    for name, value in (
+        ("API", f"{url}/v1"),
+        ("model", model),
+        ("weights", deployment.provenance or "unknown"),
+        ("licence", deployment.licence or "unknown: look at the weights' own licence file"),
+        ("API key", keys.api_key),
+        ("admin key", keys.admin_key),
+    ):
+        facts.append(f"{name:>10}  ", style="bold")
+        facts.append(f"{value}\n")
+    now = datetime.now(UTC)
+    facts.append(f"\nKeys are shown once. Stop with Ctrl-C. Started {now:%Y-%m-%d %H:%M} UTC.")
+    console = Console(highlight=False)
+    console.print(Panel(facts, title="QwenStack is up"))
+    click.echo(f"\n{curl}\n")
+    click.echo("Then: qwenstack usage, qwenstack invoice")

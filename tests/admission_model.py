@@ -217,6 +217,16 @@ class LimiterMachine(RuleBasedStateMachine):
         self.now_us += us
         self.raw_us += us
 
+    @precondition(lambda self: self.log.events)
+    @rule(data=st.data(), span=st.sampled_from([MINUTE, SECOND]), off=st.integers(-1, 1))
+    def pass_time_until_an_event_leaves(self, data: st.DataObject, span: int, off: int) -> None:
+        """Go to where one event is just in, or just out of, its window."""
+        instants = {event.at for event in self.log.events}
+        ahead = sorted(at + span + off - self.now_us for at in instants)
+        ahead = [us for us in ahead if us > 0]
+        if ahead:
+            self.pass_time(data.draw(st.sampled_from(ahead)))
+
     @rule(us=st.integers(1, 4_000_000_000))
     def clock_steps_back(self, us: int) -> None:
         # A look at the clock before and after: what it can't see of the step it would count as

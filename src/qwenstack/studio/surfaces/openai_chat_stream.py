@@ -71,10 +71,14 @@ class ChatStream:
 
     def step(self, step: Step) -> bytes:
         """A chunk for each delta (several where a delta holds several kinds of content)."""
-        deltas = step.deltas
-        if len(deltas) == 1:
-            return self._delta(deltas[0])
-        return b"".join([self._delta(delta) for delta in deltas])
+        pieces: list[bytes] = []
+        heads, tail = self._text_heads, self._text_tail
+        for delta in step.deltas:
+            if delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish is not None:
+                pieces.append(self._mixed(delta))
+            elif delta.text:
+                pieces += (heads[delta.index], _ENCODE(delta.text), tail)
+        return b"".join(pieces)
 
     def finish(self, step: Step) -> bytes:
         """The last deltas, the usage where it was asked for, and `[DONE]`."""
@@ -90,13 +94,6 @@ class ChatStream:
     def fail(self, refusal: Refusal) -> bytes:
         """An error event. No `[DONE]` follows: a broken stream must not look whole."""
         return error_event(refusal, self._request_id)
-
-    def _delta(self, delta: Delta) -> bytes:
-        if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish):
-            if not delta.text:
-                return b""
-            return self._text_heads[delta.index] + _ENCODE(delta.text) + self._text_tail
-        return self._mixed(delta)
 
     def _mixed(self, delta: Delta) -> bytes:
         index, pieces = delta.index, []

@@ -6,6 +6,7 @@ that names the field, the value and the range.
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import Any, Literal
 
@@ -314,9 +315,19 @@ def thinking_of(*sources: tuple[str, bool | None]) -> bool | None:
     return None if decided is None else decided[1]
 
 
-def refuse_fields(wire: object, reasons: dict[str, str]) -> None:
-    """Refuse each field of `reasons` that the request sets to anything but null, [] or false."""
-    for param, reason in reasons.items():
-        value = getattr(wire, param)
-        if value is not None and value is not False and value != []:
-            raise unsupported(param, f"Unsupported parameter: '{param}'. {reason}")
+class RefusedFields:
+    """Fields that are published but not carried out here, each with the way round it."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self._reasons = reasons
+        self._values = operator.attrgetter(*reasons)
+        self._unset = (None,) * len(reasons)
+
+    def check(self, wire: object) -> None:
+        """Refuse a request that sets one of them to anything but null, [] or false."""
+        values = self._values(wire)
+        if values == self._unset:
+            return
+        for (param, reason), value in zip(self._reasons.items(), values, strict=True):
+            if value is not None and value is not False and value != []:
+                raise unsupported(param, f"Unsupported parameter: '{param}'. {reason}")

@@ -25,6 +25,7 @@ from qwenstack.studio.surfaces.openai_errors import refuse
 from qwenstack.studio.surfaces.openai_fields import (
     Effort,
     FunctionFields,
+    RefusedFields,
     SchemaFields,
     SharedFields,
     Verbosity,
@@ -35,7 +36,6 @@ from qwenstack.studio.surfaces.openai_fields import (
     check_verbosity,
     format_of,
     out_of_range,
-    refuse_fields,
     shared_sampling,
     thinking_of,
     tool_of,
@@ -167,17 +167,19 @@ class ResponseRequest(
 
 
 _STATELESS = "Answers are not stored; send the whole conversation in 'input'."
-_REFUSED = {
-    "access_programs": "There are none here.",
-    "background": "Answers are not stored; use /v1/batches for work in the background.",
-    "background_options": "Answers are not stored; use /v1/batches for work in the background.",
-    "context_management": "Shorten the conversation before you send it.",
-    "conversation": _STATELESS,
-    "image": "Images are taken as they are.",
-    "moderation": "What is moderated is set for the workspace.",
-    "previous_response_id": _STATELESS,
-    "prompt": "Prompt templates are not stored; send the text in 'instructions' and 'input'.",
-}
+_REFUSED = RefusedFields(
+    {
+        "access_programs": "There are none here.",
+        "background": "Answers are not stored; use /v1/batches for work in the background.",
+        "background_options": "Answers are not stored; use /v1/batches for work in the background.",
+        "context_management": "Shorten the conversation before you send it.",
+        "conversation": _STATELESS,
+        "image": "Images are taken as they are.",
+        "moderation": "What is moderated is set for the workspace.",
+        "previous_response_id": _STATELESS,
+        "prompt": "Prompt templates are not stored; send the text in 'instructions' and 'input'.",
+    }
+)
 
 _DECODER = msgspec.json.Decoder(ResponseRequest)
 
@@ -230,7 +232,7 @@ def _echo_of(call: Call) -> bytes:
 def parse_response(body: bytes) -> Call:
     """Read a Responses request; raises Refusal for what is wrong in it."""
     wire = decode(_DECODER, body)
-    refuse_fields(wire, _REFUSED)
+    _REFUSED.check(wire)
     _check_shape(wire)
     tools, choice = _read_tools(wire)
     reasoning = wire.reasoning or ReasoningFields()

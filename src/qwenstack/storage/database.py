@@ -139,4 +139,5 @@ def _is_current(engine: Engine) -> bool:
     with engine.connect().execution_options(read_only=True) as connection:
         if not inspect(connection).has_table("alembic_version"):
             return False
-        return connection.scalar(text("SELECT version_num FROM alembic_version")) == newest
+        present: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return present == newest

@@ -11,6 +11,7 @@ from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
 from qwenstack.engines.models import LocalModel, Progress, obtain
 from qwenstack.engines.openai_body import Wording
 from qwenstack.engines.openai_http import OpenAiHttp, RemoteOptions
+from qwenstack.engines.replicas import Replicas
 from qwenstack.studio.admission.queue import FairQueue
 from qwenstack.studio.deployments import Deployment
 from qwenstack.studio.settings import (
@@ -117,7 +118,7 @@ def _remote(name: str, settings: RemoteSettings) -> Engine:
                 f"{settings.api_key_env}, which is not set"
             )
     replicas = [_replica(url, key, settings) for url in settings.urls]
-    return replicas[0]
+    return replicas[0] if len(replicas) == 1 else Replicas(replicas)
 
 
 def _replica(url: str, key: str, settings: RemoteSettings) -> OpenAiHttp:

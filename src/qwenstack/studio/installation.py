@@ -17,6 +17,7 @@ from qwenstack.storage.database import open_database
 from qwenstack.studio.accounts import put_plan, read_tenancy
 from qwenstack.studio.admission.limits import Limiter
 from qwenstack.studio.admission.memory import MemoryLimiter
+from qwenstack.studio.admission.valkey import ValkeyLimiter
 from qwenstack.studio.admit import Door
 from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.ledger.funds import Funds, MemoryFunds, SharedFunds
@@ -114,6 +115,7 @@ class Installation:
 
         Engines are the caller's to start and close.
         """
+        limiter = await _open_limiter(settings.admission.url)
         database = await asyncio.to_thread(prepare, settings, home)
         installation = cls(
             settings,
@@ -121,7 +123,7 @@ class Installation:
             deployments,
             observer,
             database=database,
-            limiter=MemoryLimiter(),
+            limiter=limiter,
             worker_id=new_id("wrk"),
         )
         await installation._start()
@@ -165,6 +167,14 @@ class Installation:
         if left:
             _log.critical("%s writes could not reach the database", len(left))
         self.database.dispose()
+
+
+async def _open_limiter(url: str) -> Limiter:
+    if not url:
+        return MemoryLimiter()
+    limiter = ValkeyLimiter(url)
+    await limiter.start()
+    return limiter
 
 
 @contextlib.contextmanager

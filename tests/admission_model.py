@@ -99,18 +99,26 @@ class Running:
 
 
 maybe = st.none() | st.integers(1, 8)
-limits = st.builds(
-    Limit,
-    requests_per_minute=maybe,
-    tokens_per_minute=st.none() | st.integers(1, 100),
-    concurrency=maybe,
-    requests_per_second=st.none() | st.integers(1, 4),
-    tokens_per_second=st.none() | st.integers(1, 60),
+# Few figures at a time, or the smallest always decides and the others are never reached.
+limits = (
+    st.builds(Limit, requests_per_minute=st.integers(1, 8))
+    | st.builds(Limit, tokens_per_minute=st.integers(1, 100))
+    | st.builds(Limit, requests_per_minute=maybe, requests_per_second=st.integers(1, 4))
+    | st.builds(Limit, tokens_per_minute=st.none() | st.integers(60, 300), concurrency=maybe)
+    | st.builds(
+        Limit,
+        requests_per_minute=maybe,
+        tokens_per_minute=st.none() | st.integers(1, 100),
+        concurrency=maybe,
+        requests_per_second=st.none() | st.integers(1, 4),
+        tokens_per_second=st.none() | st.integers(1, 60),
+    )
 )
 # Round and just-off durations meet the edges of runs and windows.
 _edges = (1, 50_000, 500_000, 950_000, 1_000_000, 10_000_000, 59_500_000, 60_000_000, 60_500_000)
 pauses = (
-    st.sampled_from([edge + off for edge in _edges for off in (-1, 0, 1)])
+    st.integers(1, 600_000)
+    | st.sampled_from([edge + off for edge in _edges for off in (-1, 0, 1)])
     | st.integers(1, 61_000_000)
     | st.just(200_000_000)
 )
@@ -226,6 +234,21 @@ class LimiterMachine(RuleBasedStateMachine):
         ahead = [us for us in ahead if us > 0]
         if ahead:
             self.pass_time(data.draw(st.sampled_from(ahead)))
+
+    @rule(
+        tokens=asked,
+        span=st.sampled_from([MINUTE, SECOND]),
+        apart=st.sampled_from([1, 30_000, 49_999, 50_000, 300_000, 499_999, 500_000]),
+        off=st.integers(-1, 1),
+    )
+    def fill_up_and_meet_the_edge(self, tokens: int, span: int, apart: int, off: int) -> None:
+        """Two lots a little apart; then ask again as the first, and only the first, has left."""
+        everything = set(self.limits)
+        self.reserve_together(tokens, 3)
+        self.pass_time(apart)
+        self.reserve_together(tokens, 4)
+        self.pass_time(span - apart + off)
+        self.reserve(everything, tokens, 1)
 
     @rule(us=st.integers(1, 4_000_000_000))
     def clock_steps_back(self, us: int) -> None:

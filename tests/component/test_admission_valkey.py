@@ -84,14 +84,14 @@ async def test_the_shared_limiter_and_the_one_in_process_say_the_same(valkey_url
         return now_us
 
     scopes: Scopes = (
-        ("model", Limit(requests_per_minute=9, tokens_per_minute=300).with_bursts()),
-        ("all", Limit(requests_per_minute=20, tokens_per_second=90, concurrency=4)),
+        ("model", Limit(requests_per_minute=15, tokens_per_minute=300, requests_per_second=4)),
+        ("all", Limit(requests_per_minute=20, tokens_per_second=90, concurrency=9)),
     )
     workspace, memory = fresh(), MemoryLimiter(clock)
     async with ValkeyLimiter(valkey_url, clock_us=clock) as shared:
         running: list[tuple[Admission, Admission]] = []
         for step in range(400):
-            now_us += (step * 7919) % 1_300_000
+            now_us += (step * 7919) % (130_000 if step % 100 < 70 else 3_000_000)
             tokens = (step * 31) % 60
             ours = memory.reserve_now(workspace, scopes, tokens)
             theirs = await shared.reserve(workspace, scopes, tokens)
@@ -128,6 +128,21 @@ async def test_a_limit_does_not_multiply_with_the_replicas(valkey_url: str) -> N
             for _ in range(5):
                 granted += not isinstance(await replica.reserve(workspace, scopes, 0), Refused)
     assert granted == 5
+
+
+async def test_a_server_clock_that_steps_back_does_not_stop_time(valkey_url: str) -> None:
+    now_us = 10**15
+
+    def clock() -> int:
+        return now_us
+
+    workspace, scopes = fresh(), (("all", Limit(requests_per_minute=1)),)
+    async with ValkeyLimiter(valkey_url, clock_us=clock) as limiter:
+        admitted(await limiter.reserve(workspace, scopes, 0))
+        now_us -= 3_600_000_000
+        assert refused(await limiter.reserve(workspace, scopes, 0)).retry_after_us == 60_000_000
+        now_us += 60_000_000
+        admitted(await limiter.reserve(workspace, scopes, 0))
 
 
 async def test_nothing_is_admitted_when_the_store_does_not_answer(own_valkey: ValkeyServer) -> None:

@@ -337,7 +337,7 @@ def _message(message: Message, dialect: Dialect) -> _Message:
 
 def _part(part: ContentPart, dialect: Dialect) -> _Part:
     if isinstance(part, TextPart):
-        # Only Model Studio has an explicit cache; elsewhere the marker is a hint that nothing needs.
+        # Only Model Studio has an explicit cache; elsewhere the marker is a hint without use.
         marked = part.cache_marker and dialect == "model_studio"
         return _Part("text", text=part.text, cache_control=_CacheControl() if marked else None)
     if isinstance(part, ImagePart):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 
 import aiohttp
 import msgspec
@@ -79,7 +78,15 @@ class OpenAiHttp:
         self._models = URL(f"{base}/models")
         self._tokenize = URL(f"{root}/tokenize")
         self._template = URL(f"{root}/apply-template")
-        self._headers = CIMultiDict({"Content-Type": "application/json"})
+        # Whole, so that the client has nothing to add to each request.
+        self._headers = CIMultiDict(
+            {
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                "User-Agent": "qwenstack",
+            }
+        )
         if options.api_key:
             self._headers["Authorization"] = f"Bearer {options.api_key}"
         self._session: aiohttp.ClientSession | None = None
@@ -122,16 +129,12 @@ class OpenAiHttp:
         """Run `request` as a stream: one step a network read. Closing it closes the connection."""
         options = self._options
         url = self._chat if request.prompt is None else self._completions
-        body = encode_generation(request, options.wording)
         decoder = StreamDecoder(request.n)
         splitter = EventSplitter(options.event_bytes_max)
-        async with self._posted(url, body) as response:
+        response = await self._ask(url, encode_generation(request, options.wording))
+        try:
             content = response.content
-            while True:
-                async with _limit(options.idle_timeout_s, "between two parts of its answer"):
-                    read = await content.readany()
-                if not read:
-                    break
+            while read := await content.readany():
                 step = decoder.step(splitter.feed(read))
                 if step is None:
                     continue
@@ -139,9 +142,15 @@ class OpenAiHttp:
                 if step.final:
                     await _read_end(content)
                     return
-        for step in (decoder.step(splitter.flush()), decoder.end()):
-            if step is not None:
-                yield step
+            for step in (decoder.step(splitter.flush()), decoder.end()):
+                if step is not None:
+                    yield step
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._trouble(error) from error
+        finally:
+            # Releases a connection that was read to its end, closes one that was not: an unread
+            # rest means that the server still generates, and closing cancels it.
+            response.close()
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         """Embed every input in one call."""
@@ -185,37 +194,42 @@ class OpenAiHttp:
         return await self._post_whole(URL(root + route), body)
 
     async def _post_whole(self, url: URL, body: bytes) -> bytes:
-        timeout_s = self._options.first_byte_timeout_s
-        async with self._posted(url, body) as response, _limit(timeout_s, "before its end"):
-            return await _read_at_most(response.content, _ANSWER_BYTES_MAX)
-
-    @asynccontextmanager
-    async def _posted(self, url: URL, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A 200 answer's body to read; raises EngineError for anything else."""
+        response = await self._ask(url, body)
         try:
-            async with _limit(self._options.first_byte_timeout_s, "to the request"):
-                response = await self._opened().post(
-                    url, data=body, headers=self._headers, allow_redirects=False
-                )
-            try:
-                if response.status != 200:
-                    raise await self._refused(response)
-                yield response
-            finally:
-                # Releases a connection that was read to its end, closes one that was not: an
-                # unread rest means that the server still generates, and closing cancels it.
-                response.close()
-        except aiohttp.ClientConnectionError as error:
-            raise EngineUnavailable(f"the engine at {url.host} broke off: {error}") from error
-        except aiohttp.ClientError as error:
-            raise EngineProtocolError(f"the engine at {url.host} sent no HTTP: {error}") from error
-        except OSError as error:
-            raise EngineUnavailable(f"the engine at {url.host} cannot be reached") from error
+            return await _read_at_most(response.content, _ANSWER_BYTES_MAX)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._trouble(error) from error
+        finally:
+            response.close()
 
-    async def _refused(self, response: aiohttp.ClientResponse) -> EngineError:
-        async with _limit(self._options.idle_timeout_s, "with its error"):
-            body = await _read_at_most(response.content, _ERROR_BODY_BYTES_MAX)
-        return decode_error(response.status, body, hide=(self._options.api_key,))
+    async def _ask(self, url: URL, body: bytes) -> aiohttp.ClientResponse:
+        """A 200 answer whose body is still to be read; raises EngineError for anything else."""
+        try:
+            response = await self._opened()._request(
+                "POST", url, data=body, headers=self._headers, allow_redirects=False
+            )
+            if response.status != 200:
+                try:
+                    refused = await _read_at_most(response.content, _ERROR_BODY_BYTES_MAX)
+                finally:
+                    response.close()
+                raise decode_error(response.status, refused, hide=(self._options.api_key,))
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._trouble(error) from error
+        if response.connection is not None and response.connection.protocol is not None:
+            # The head took as long as prefill does; from here on silence means something else.
+            response.connection.protocol.read_timeout = self._options.idle_timeout_s
+        return response
+
+    def _trouble(self, error: Exception) -> EngineError:
+        """What a failure of the connection stands for; hosts are for the log, not for callers."""
+        if isinstance(error, aiohttp.ServerTimeoutError):
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                return EngineUnavailable("the engine takes no connection in time")
+            return EngineTimeout("the engine fell silent")
+        if isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)):
+            return EngineUnavailable(f"the engine broke off: {error}")
+        return EngineProtocolError(f"the engine sent no HTTP: {error}")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -231,22 +245,16 @@ class OpenAiHttp:
                 force_close=not options.reuse_connections,
                 ttl_dns_cache=60,
             ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=options.connect_timeout_s,
+                sock_read=options.first_byte_timeout_s,
+            ),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept-Encoding", "User-Agent"),
             read_bufsize=_READ_BUFFER_BYTES,
             raise_for_status=False,
         )
-
-
-@asynccontextmanager
-async def _limit(seconds: float, what: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise EngineTimeout(f"the engine kept silent {what} for {seconds:g} s") from error
 
 
 async def _read_end(content: aiohttp.StreamReader) -> None:
@@ -254,6 +262,8 @@ async def _read_end(content: aiohttp.StreamReader) -> None:
 
     A server that keeps the body open after its end is not waited for.
     """
+    if content.at_eof():
+        return
     try:
         async with asyncio.timeout(0.05):
             while not content.at_eof():

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy import (
+    Connection,
+    Dialect,
+    Engine,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -68,21 +79,64 @@ def shown(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
+def insert_many(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert `rows`, which all have the same keys. Raises IntegrityError for one that exists."""
+    if rows:
+        _run_many(connection, _insert_sql(connection.dialect, table, tuple(rows[0])), rows)
+
+
 def add_to(
     connection: Connection, table: Table, rows: Sequence[dict[str, Any]], column: str
 ) -> None:
     """Insert `rows`; where the primary key exists already, add `column` to the stored value."""
-    if not rows:
-        return
+    if rows:
+        _run_many(connection, _add_sql(connection.dialect, table, tuple(rows[0]), column), rows)
+
+
+class _Sql(NamedTuple):
+    """A statement in its driver's own words; `order` is given where those are positional."""
+
+    text: str
+    order: tuple[str, ...] | None
+
+
+def _run_many(connection: Connection, sql: _Sql, rows: Sequence[dict[str, Any]]) -> None:
+    # Past the compiler: the ledger runs these few statements thousands of times a second, and
+    # rebuilding each would cost more than the database does.
+    if sql.order is None:
+        connection.exec_driver_sql(sql.text, list(rows))
+    else:
+        order = sql.order
+        connection.exec_driver_sql(sql.text, [tuple(row[name] for name in order) for row in rows])
+
+
+@functools.cache
+def _insert_sql(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> _Sql:
+    return _compile(dialect, _insert(dialect, table).values(_binds(columns)))
+
+
+@functools.cache
+def _add_sql(dialect: Dialect, table: Table, columns: tuple[str, ...], column: str) -> _Sql:
+    statement = _insert(dialect, table).values(_binds(columns))
     keys = [key.name for key in table.primary_key.columns]
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = make(table)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=keys, set_={column: table.c[column] + statement.excluded[column]}
-        ),
-        rows,
+    added = table.c[column] + statement.excluded[column]
+    return _compile(
+        dialect, statement.on_conflict_do_update(index_elements=keys, set_={column: added})
     )
+
+
+def _insert(dialect: Dialect, table: Table) -> Any:
+    return (sqlite.insert if dialect.name == "sqlite" else postgresql.insert)(table)
+
+
+def _binds(columns: tuple[str, ...]) -> dict[str, Any]:
+    return {name: bindparam(name) for name in columns}
+
+
+def _compile(dialect: Dialect, statement: Any) -> _Sql:
+    compiled = statement.compile(dialect=dialect)
+    order = compiled.positiontup
+    return _Sql(str(compiled), None if order is None else tuple(order))
 
 
 def replace_in(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:

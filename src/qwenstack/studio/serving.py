@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Literal
 
 import msgspec
@@ -24,7 +24,7 @@ from qwenstack.core.generation import (
     Step,
 )
 from qwenstack.core.instants import from_us, now_us
-from qwenstack.core.refusals import Refusal, RefusalKind
+from qwenstack.core.refusals import Refusal
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.engines.interface import EngineError, EngineProtocolError
 from qwenstack.studio.admission.limits import Limiter, LimiterUnavailableError
@@ -42,7 +42,7 @@ from qwenstack.studio.ticket import Ticket
 _log = logging.getLogger(__name__)
 
 Outcome = Literal["complete", "interrupted"]
-SETTLE_PATIENCE_S = 15.0
+_NO_QUEUE = nullcontext()
 
 
 class Serving:
@@ -74,10 +74,7 @@ class Serving:
         delivery = _Delivery(ticket)
         self._streams.opened(ticket.request_id, _Saved(ticket))
         try:
-            async with AsyncExitStack() as stack:
-                await self._enter_queue(stack, ticket)
-                steps = ticket.deployment.engine.generate(_generation(ticket))
-                stack.push_async_callback(steps.aclose)
+            async with _slot(ticket), aclosing(_steps(ticket)) as steps:
                 async for step in steps:
                     part = delivery.next(step)
                     if part is not None:
@@ -103,10 +100,7 @@ class Serving:
         """
         builder = CompletionBuilder()
         try:
-            async with AsyncExitStack() as stack:
-                await self._enter_queue(stack, ticket)
-                steps = ticket.deployment.engine.generate(_generation(ticket))
-                stack.push_async_callback(steps.aclose)
+            async with _slot(ticket), aclosing(_steps(ticket)) as steps:
                 step = Step()
                 async for step in steps:
                     if ticket.first_token_us is None and step.deltas:
@@ -129,8 +123,7 @@ class Serving:
         """Run an admitted embedding, encode it, settle it, and give the bytes; raises Refusal."""
         assert isinstance(ticket.request, EmbeddingRequest)
         try:
-            async with AsyncExitStack() as stack:
-                await self._enter_queue(stack, ticket)
+            async with _slot(ticket):
                 result = await ticket.deployment.engine.embed(ticket.request)
             ticket.usage = result.usage
             body = encode(result)
@@ -152,23 +145,20 @@ class Serving:
         (STORAGE_UNAVAILABLE) when the ledger does not confirm in time: the bill of a stream stays
         in the journal, any other is taken back, since its client gets nothing.
         """
-        settlement = settlement_of(ticket, outcome, now_us(), result=result)
+        saved = self._streams.closed(ticket.request_id)
+        settlement = settlement_of(
+            ticket, outcome, now_us(), result=result, leaves=saved or self._funds.stored
+        )
         hold, charge = ticket.hold, settlement.charge
         future = self._journal.submit(settlement, lambda _fresh: self._funds.settled(hold, charge))
         ticket.closed = True
-        self._streams.closed(ticket.request_id)
         await self._return_unused(ticket, charge.usage.total)
         try:
-            async with asyncio.timeout(SETTLE_PATIENCE_S):
-                await asyncio.shield(future)
-        except TimeoutError as error:
+            await future
+        except Refusal:
             if not ticket.stream:
                 self.take_back(ticket, "the ledger was away and the answer was never sent")
-            raise Refusal(
-                RefusalKind.STORAGE_UNAVAILABLE,
-                "The ledger did not confirm this request in time; send it again.",
-                retry_after_s=2.0,
-            ) from error
+            raise
         self._observer.settled(ticket, charge)
         return charge
 
@@ -220,12 +210,6 @@ class Serving:
             # This fails closed: the reservation stands until its window has passed.
             _log.warning("an unused reservation could not be returned: %s", error)
 
-    async def _enter_queue(self, stack: AsyncExitStack, ticket: Ticket) -> None:
-        queue = ticket.deployment.queue
-        if queue is not None:
-            priority = Priority.BATCH if ticket.line else Priority.INTERACTIVE
-            await stack.enter_async_context(queue.slot(ticket.caller.workspace.id, priority))
-
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -238,6 +222,7 @@ def settlement_of(
     at_us: int,
     *,
     result: tuple[int, bytes] | None = None,
+    leaves: bool = True,
 ) -> Settle:
     """The bill of a request for `ticket.usage`, as of an instant."""
     usage = ticket.usage or TokenUsage()
@@ -277,6 +262,7 @@ def settlement_of(
     )
     return Settle(
         charge=charge,
+        leaves=leaves,
         budgets=tuple((budget.id, start) for budget, start in ticket.hold.request.budgets),
         line=(line.batch_id, line.line, *result) if line and result else None,
     )
@@ -353,6 +339,19 @@ def _final_usage(step: Step) -> TokenUsage:
     if wrong is not None:
         raise EngineProtocolError(wrong)
     return step.usage
+
+
+def _slot(ticket: Ticket) -> AbstractAsyncContextManager[None]:
+    """A place on the engine; a remote engine has a queue of its own."""
+    queue = ticket.deployment.queue
+    if queue is None:
+        return _NO_QUEUE
+    priority = Priority.BATCH if ticket.line else Priority.INTERACTIVE
+    return queue.slot(ticket.caller.workspace.id, priority)
+
+
+def _steps(ticket: Ticket) -> AsyncGenerator[Step, None]:
+    return ticket.deployment.engine.generate(_generation(ticket))
 
 
 def _generation(ticket: Ticket) -> GenerationRequest:

@@ -1,26 +1,26 @@
 -- Count one request in every scope, or in none.
 -- KEYS: the workspace's clock, then for each scope its windows and its leases.
--- ARGV: time ('' for the server's) · ms to keep keys · epoch last seen · age in µs of the caller's
+-- ARGS: time ('' for the server's) · ms to keep keys · epoch last seen · age in µs of the caller's
 --   last admission · id of this admission · lease in µs · tokens · minute span, grain · second
 --   span, grain · then for each scope: requests a minute, tokens a minute, requests a second,
 --   tokens a second, concurrency, with -1 for no limit.
--- Replies {1, epoch, snapshot…, then the run index in both windows of each scope ('' for none)}
---      or {0, epoch, snapshot…, kind, scope number, limit, window, wait in µs}.
+-- Answers "1 epoch snapshot…", then the run index in both windows of each scope ('-' for none),
+--      or "0 epoch snapshot… kind, scope number, limit, window, wait in µs".
 
-local keep_ms, id, lease, tokens = ARGV[2], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local minute_span, minute_grain = tonumber(ARGV[8]), tonumber(ARGV[9])
-local second_span, second_grain = tonumber(ARGV[10]), tonumber(ARGV[11])
+local keep_ms, id, lease, tokens = ARGS[2], ARGS[5], tonumber(ARGS[6]), tonumber(ARGS[7])
+local minute_span, minute_grain = tonumber(ARGS[8]), tonumber(ARGS[9])
+local second_span, second_grain = tonumber(ARGS[10]), tonumber(ARGS[11])
 local REQUESTS, TOKENS, CONCURRENCY, HISTORY_LOST = 1, 2, 3, 4
 
-local clock = read_clock(KEYS[1], ARGV[1])
+local clock = read_clock(KEYS[1], ARGS[1])
 local now = clock.now
 if not clock.epoch then
   clock.epoch = id
 end
 -- The caller was admitted under an epoch that is gone: the store lost its data. What was admitted
 -- before counts until it has left the window, and nobody knows it any more; so nothing is admitted.
-if ARGV[3] ~= '' and ARGV[3] ~= clock.epoch then
-  clock.blind = math.max(clock.blind, now + minute_span - tonumber(ARGV[4]))
+if ARGS[3] ~= '' and ARGS[3] ~= clock.epoch then
+  clock.blind = math.max(clock.blind, now + minute_span - tonumber(ARGS[4]))
 end
 
 local worst = nil
@@ -46,9 +46,9 @@ local scopes = {}
 for number = 1, (#KEYS - 1) / 2 do
   local at = 6 + 5 * number
   local scope = {windows = KEYS[2 * number], leases = KEYS[2 * number + 1],
-                 rpm = tonumber(ARGV[at + 1]), tpm = tonumber(ARGV[at + 2]),
-                 rps = tonumber(ARGV[at + 3]), tps = tonumber(ARGV[at + 4]),
-                 concurrency = tonumber(ARGV[at + 5])}
+                 rpm = tonumber(ARGS[at + 1]), tpm = tonumber(ARGS[at + 2]),
+                 rps = tonumber(ARGS[at + 3]), tps = tonumber(ARGS[at + 4]),
+                 concurrency = tonumber(ARGS[at + 5])}
   local packed = redis.call('HMGET', scope.windows, 'm', 's')
   scope.minute = unpack_window(scope.windows, 'm', minute_span, minute_grain, packed[1], now)
   check(scope.minute, number, scope.rpm, scope.tpm)
@@ -57,7 +57,7 @@ for number = 1, (#KEYS - 1) / 2 do
     check(scope.second, number, scope.rps, scope.tps)
   end
   if scope.concurrency >= 0 then
-    redis.call('ZREMRANGEBYSCORE', scope.leases, '-inf', string.format('%.0f', now))
+    redis.call('ZREMRANGEBYSCORE', scope.leases, '-inf', whole(now))
     if redis.call('ZCARD', scope.leases) >= scope.concurrency then
       held_up(CONCURRENCY, number, scope.concurrency, 0, 1000000)
     end
@@ -67,15 +67,15 @@ end
 
 local indices = {}
 for _, scope in ipairs(scopes) do
-  local second_index = ''
+  local second_index = '-'
   if not worst then
-    indices[#indices + 1] = string.format('%.0f', add(scope.minute, now, 1, tokens))
+    indices[#indices + 1] = whole(add(scope.minute, now, 1, tokens))
     if scope.second then
-      second_index = string.format('%.0f', add(scope.second, now, 1, tokens))
+      second_index = whole(add(scope.second, now, 1, tokens))
     end
     indices[#indices + 1] = second_index
     if scope.concurrency >= 0 then
-      redis.call('ZADD', scope.leases, string.format('%.0f', now + lease), id)
+      redis.call('ZADD', scope.leases, whole(now + lease), id)
       redis.call('PEXPIRE', scope.leases, keep_ms)
     end
   end
@@ -110,9 +110,9 @@ for _, scope in ipairs(scopes) do
   end
 end
 
-local reply = {worst and 0 or 1, clock.epoch, requests[1], requests[2], requests[3],
-               kept[1], kept[2], kept[3]}
+local reply = {worst and '0' or '1', clock.epoch, whole(requests[1]), whole(requests[2]),
+               whole(requests[3]), whole(kept[1]), whole(kept[2]), whole(kept[3])}
 for _, value in ipairs(worst or indices) do
-  reply[#reply + 1] = value
+  reply[#reply + 1] = worst and whole(value) or value
 end
-return reply
+return table.concat(reply, ' ')

@@ -1,16 +1,16 @@
 -- End an admitted request: give back what it did not use, or charge what it used beyond.
 -- KEYS: as in reserve.lua.
--- ARGV: time · ms to keep keys · epoch of the admission · its id · tokens unused (negative: beyond)
+-- ARGS: time · ms to keep keys · epoch of the admission · its id · tokens unused (negative: beyond)
 --   · minute span, grain · second span, grain · then for each scope its run index in both windows.
 
-local keep_ms, id, unused = ARGV[2], ARGV[4], tonumber(ARGV[5])
-local spans = {m = {tonumber(ARGV[6]), tonumber(ARGV[7])},
-               s = {tonumber(ARGV[8]), tonumber(ARGV[9])}}
-local clock = read_clock(KEYS[1], ARGV[1])
+local keep_ms, id, unused = ARGS[2], ARGS[4], tonumber(ARGS[5])
+local spans = {m = {tonumber(ARGS[6]), tonumber(ARGS[7])},
+               s = {tonumber(ARGS[8]), tonumber(ARGS[9])}}
+local clock = read_clock(KEYS[1], ARGS[1])
 if not clock.epoch then
   clock.epoch = id
 end
-local known = clock.epoch == ARGV[3]
+local known = clock.epoch == ARGS[3]
 
 for number = 1, (#KEYS - 1) / 2 do
   local key = KEYS[2 * number]
@@ -18,7 +18,7 @@ for number = 1, (#KEYS - 1) / 2 do
   if unused ~= 0 then
     local packed = redis.call('HMGET', key, 'm', 's')
     for position, name in ipairs({'m', 's'}) do
-      local index = ARGV[9 + 2 * (number - 1) + position]
+      local index = ARGS[9 + 2 * (number - 1) + position]
       if index ~= '' and (unused < 0 or (known and packed[position])) then
         local w = unpack_window(key, name, spans[name][1], spans[name][2], packed[position],
                                 clock.now)
@@ -36,4 +36,4 @@ for number = 1, (#KEYS - 1) / 2 do
   end
 end
 write_clock(KEYS[1], clock, keep_ms)
-return known and 1 or 0
+return known and '1' or '0'

@@ -198,7 +198,7 @@ class ValkeyLimiter:
             (
                 self._now(),
                 self._keep_ms,
-                "" if memory is None else memory.epoch,
+                "-" if memory is None else memory.epoch,
                 "0" if memory is None else str(max(0, self._local_us() - memory.admitted_us)),
                 admission_id,
                 self._lease_us,
@@ -209,8 +209,8 @@ class ValkeyLimiter:
         )
         snapshot = _snapshot(reply)
         rest = reply[_REPLY_HEAD:]
-        if reply[0] != 1:
-            kind, scope, most, window_us, wait_us = cast(list[int], rest)
+        if reply[0] != "1":
+            kind, scope, most, window_us, wait_us = map(int, rest)
             return Refused(
                 kind=_KINDS[kind],
                 scope=scopes[scope - 1][0],
@@ -220,7 +220,7 @@ class ValkeyLimiter:
                 retry_after_us=wait_us,
                 snapshot=snapshot,
             )
-        epoch = cast(bytes, reply[1]).decode()
+        epoch = reply[1]
         admission = ValkeyAdmission(
             id=admission_id,
             workspace=workspace,
@@ -231,7 +231,7 @@ class ValkeyLimiter:
                 for number, (_, limit) in enumerate(scopes)
                 if limit.concurrency is not None
             ),
-            runs=tuple(cast(bytes, index).decode() for index in rest),
+            runs=tuple(rest),
             reserved_tokens=tokens,
             snapshot=snapshot,
         )
@@ -300,7 +300,7 @@ class ValkeyLimiter:
         return tuple(keys)
 
     def _now(self) -> str:
-        return "" if self._clock_us is None else str(self._clock_us())
+        return "-" if self._clock_us is None else str(self._clock_us())
 
     def _local_us(self) -> int:
         return time.monotonic_ns() // 1000 if self._clock_us is None else self._clock_us()
@@ -323,11 +323,13 @@ class ValkeyLimiter:
 
     async def _run(
         self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[str]
-    ) -> list[object]:
+    ) -> list[str]:
+        """Run a script in one round trip; words in, words out."""
         try:
-            return cast(list[object], await script(keys=keys, args=arguments))
+            reply = await script(keys=keys, args=(" ".join(arguments),))
         except (ValkeyError, OSError, TimeoutError) as error:
             raise _unavailable(error) from error
+        return cast(bytes, reply).decode().split()
 
 
 def _unavailable(error: Exception) -> LimiterUnavailableError:
@@ -348,9 +350,10 @@ def _figures(limit: Limit) -> tuple[str, ...]:
     )
 
 
-def _snapshot(reply: list[object]) -> Snapshot:
-    figures = cast(list[int], reply[2:_REPLY_HEAD])
-    limit_requests, requests, reset_requests_us, limit_tokens, tokens, reset_tokens_us = figures
+def _snapshot(reply: list[str]) -> Snapshot:
+    limit_requests, requests, reset_requests_us, limit_tokens, tokens, reset_tokens_us = map(
+        int, reply[2:_REPLY_HEAD]
+    )
     return Snapshot(
         None if limit_requests < 0 else limit_requests,
         requests,

@@ -5,6 +5,18 @@
 -- and the last instant of its oldest. Older runs stand in fields of their own, name .. index.
 -- Indices start at the time of creation in µs and grow by one a grain at most, so that an index is
 -- never used twice, even after the key expired. All times are µs and all numbers below 2^53.
+--
+-- Arguments come as one string of words ('-' for an empty one), and answers go as one: clients
+-- spend more on each separate value than a script on splitting.
+
+local ARGS = {}
+for word in string.gmatch(ARGV[1], '%S+') do
+  ARGS[#ARGS + 1] = word ~= '-' and word or ''
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
 
 local HEAD = 'ddddddddd'
 local RUN = 'ddd'
@@ -29,14 +41,14 @@ local function read_clock(key, given)
 end
 
 local function write_clock(key, clock, keep_ms)
-  redis.call('HSET', key, 'raw', string.format('%.0f', clock.raw),
-             'offset', string.format('%.0f', clock.offset),
-             'epoch', clock.epoch, 'blind', string.format('%.0f', clock.blind))
+  redis.call('HSET', key, 'raw', whole(clock.raw),
+             'offset', whole(clock.offset),
+             'epoch', clock.epoch, 'blind', whole(clock.blind))
   redis.call('PEXPIRE', key, keep_ms)
 end
 
 local function run_field(window, index)
-  return window.name .. string.format('%.0f', index)
+  return window.name .. whole(index)
 end
 
 local function read_run(window, index)

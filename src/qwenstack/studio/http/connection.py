@@ -7,6 +7,7 @@ for them for ever.
 from __future__ import annotations
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADER_BYTES_MAX = 32 * 1024
 HEADER_COUNT_MAX = 100
 HEADER_TIMEOUT_S = 20.0
+# The ASGI extension under which a request finds how to be told that its client has gone.
+WATCH = "qwenstack.watch"
 
 
 class _TooLarge(Exception):
@@ -32,6 +35,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_open = False
         self._head_timer: TimerHandle | None = None
+        self._on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A new connection owes a head in time."""
@@ -42,6 +46,12 @@ class Connection(HttpToolsProtocol):
         """Nothing more is expected."""
         self._stop_timer()
         super().connection_lost(exc)
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def watch(self, on_lost: Callable[[], None] | None) -> None:
+        """Call `on_lost` when the client goes away; one at a time, None for nobody."""
+        self._on_lost = on_lost
 
     def data_received(self, data: bytes) -> None:
         """Parse, within bounds."""
@@ -57,6 +67,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_open = True
         super().on_message_begin()
+        self.scope["extensions"] = {WATCH: {"watch": self.watch}}
 
     def on_url(self, url: bytes) -> None:
         """Count the target."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.refusals import Refusal, RefusalKind
+from qwenstack.studio.http.connection import WATCH
 from qwenstack.studio.surfaces.interface import Reply
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,7 +33,8 @@ class Exchange:
         "_receive",
         "_send",
         "_started",
-        "_watcher",
+        "_task",
+        "_watch",
         "client_gone",
         "headers",
         "method",
@@ -51,7 +53,10 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = False
-        self._watcher: asyncio.Task[Any] | None = None
+        self._watch: Callable[[Callable[[], None] | None], None] = scope["extensions"][WATCH][
+            "watch"
+        ]
+        self._task: asyncio.Task[Any] | None = None
 
     @property
     def started(self) -> bool:
@@ -124,22 +129,23 @@ class Exchange:
             yield piece
 
     def watch(self) -> None:
-        """From now on, cancel the current task when the client goes away (see `client_gone`)."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect(task))
+        """From now on, cancel the current task when the client goes away (see `client_gone`).
+
+        A client that takes nothing for `SEND_TIMEOUT_S` counts as gone.
+        """
+        self._task = asyncio.current_task()
+        self._watch(self._gone)
 
     def unwatch(self) -> None:
         """Stop watching."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+        if self._task is not None:
+            self._task = None
+            self._watch(None)
 
-    async def _wait_for_disconnect(self, task: asyncio.Task[Any]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _gone(self) -> None:
         self.client_gone = True
-        task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def start(
         self, status: int, content_type: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -160,15 +166,15 @@ class Exchange:
         )
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
-        """Send a part of the body; raises ClientGone where the client does not take it in time."""
+        """Send a part of the body; a client that does not take it in time counts as gone."""
         if not more:
             # An answer that is complete is no reason to be cancelled.
             self.unwatch()
+        timer = asyncio.get_running_loop().call_later(SEND_TIMEOUT_S, self._gone)
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError as error:
-            raise ClientGone from error
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        finally:
+            timer.cancel()
 
     async def reply_pieces(self, size: int, content_type: bytes, pieces: Iterator[bytes]) -> None:
         """Send a stored file of known size; reading it happens off the event loop."""

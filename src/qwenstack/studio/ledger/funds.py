@@ -26,7 +26,9 @@ _Key = TypeVar("_Key")
 
 
 class Funds(Protocol):
-    """Reserves money and free tokens for requests."""
+    """Reserves money and free tokens for requests. `stored`: each hold is a row to be deleted."""
+
+    stored: bool
 
     async def place(self, request: HoldRequest) -> Hold:
         """Reserve, or raise Refusal."""
@@ -47,6 +49,8 @@ class Funds(Protocol):
 
 class MemoryFunds:
     """Holds of the one process that writes to this ledger."""
+
+    stored = False
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -128,6 +132,8 @@ class SharedFunds:
     A settlement deletes its hold in its own transaction. Holds of a worker that died go with its
     lease (`recovery`).
     """
+
+    stored = True
 
     def __init__(self, journal: Journal, worker_id: str) -> None:
         self._journal = journal

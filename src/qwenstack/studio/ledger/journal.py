@@ -25,11 +25,13 @@ _log = logging.getLogger(__name__)
 
 BATCH_MAX = 512
 PENDING_MAX = 20_000
+PATIENCE_S = 15.0
 _RETRY_FIRST_S = 0.05
 _RETRY_MAX_S = 1.0
 
 
 class _Pending(msgspec.Struct):
+    since_s: float
     write: Write
     future: asyncio.Future[object]
     loop: asyncio.AbstractEventLoop
@@ -76,19 +78,16 @@ class Journal:
         `then` is called with the result on the event loop, in the order in which writes became
         durable, whatever becomes of the future: it must be short and must not raise.
 
-        Raises Refusal (STORAGE_UNAVAILABLE) when the journal is closed or its queue is full.
-        Cancelling the future does not take the write back.
+        Raises Refusal (STORAGE_UNAVAILABLE) when the journal is closed or its queue is full. The
+        future raises the same once the database has been away for `PATIENCE_S`; the write stays
+        and is made when it is back. Cancelling the future does not take the write back either.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
         with self._wake:
             if self._closing or len(self._pending) >= PENDING_MAX:
-                raise Refusal(
-                    RefusalKind.STORAGE_UNAVAILABLE,
-                    "The ledger cannot take on more at the moment; nothing was charged.",
-                    retry_after_s=1.0,
-                )
-            self._pending.append(_Pending(write, future, loop, then))
+                raise _unavailable("The ledger cannot take on more at the moment")
+            self._pending.append(_Pending(time.monotonic(), write, future, loop, then))
             self._wake.notify()
         return future
 
@@ -121,7 +120,7 @@ class Journal:
     def _commit(self, batch: list[_Pending]) -> bool:
         """Write a batch in one transaction; False when the database is gone."""
         try:
-            results = self._write([pending.write for pending in batch])
+            results = self._write([pending.write for pending in batch], careful=False)
         except IntegrityError:
             return self._commit_singly(batch)
         except DBAPIError as error:
@@ -138,7 +137,7 @@ class Journal:
         """One write of the batch is wrong: give each its own transaction and its own verdict."""
         for pending in batch:
             try:
-                results = self._write([pending.write])
+                results = self._write([pending.write], careful=True)
             except DBAPIError as error:
                 if is_gone(error):
                     self._lost(error)
@@ -150,9 +149,9 @@ class Journal:
                 self._done([pending], results)
         return True
 
-    def _write(self, writes: Sequence[Write]) -> list[object]:
+    def _write(self, writes: Sequence[Write], *, careful: bool) -> list[object]:
         with self._engine.begin() as connection:
-            return write_all(connection, writes)
+            return write_all(connection, writes, careful=careful)
 
     def _done(self, batch: list[_Pending], results: list[object]) -> None:
         if self._failure is not None:
@@ -189,6 +188,17 @@ class Journal:
                 "the database cannot be written to: %s", error.orig, extra={"event": "journal_lost"}
             )
         self._failure = str(error.orig)
+        self._tell_the_waiting()
+
+    def _tell_the_waiting(self) -> None:
+        """Let those go who wait for too long; their writes stay."""
+        limit_s = time.monotonic() - PATIENCE_S
+        with self._wake:
+            late = [pending for pending in self._pending if pending.since_s < limit_s]
+        for pending in late:
+            if not pending.loop.is_closed():
+                refusal = _unavailable("The ledger did not confirm this request in time")
+                pending.loop.call_soon_threadsafe(_reject, pending.future, refusal)
 
 
 def _resolve(pairs: list[tuple[_Pending, object]]) -> None:
@@ -202,3 +212,7 @@ def _resolve(pairs: list[tuple[_Pending, object]]) -> None:
 def _reject(future: asyncio.Future[object], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _unavailable(what: str) -> Refusal:
+    return Refusal(RefusalKind.STORAGE_UNAVAILABLE, f"{what}; send it again.", retry_after_s=2.0)

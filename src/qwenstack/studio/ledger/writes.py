@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from qwenstack.core.instants import from_us, now_us, to_us
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.storage import tables
-from qwenstack.storage.database import add_to, replace_in
+from qwenstack.storage.database import add_to, insert_many, replace_in
 from qwenstack.studio.charge import Charge, PriceLine
 from qwenstack.studio.ledger.entries import (
     Entry,
@@ -33,9 +33,11 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
 
     `budgets` are (budget id, period start) pairs that the amount counts against. `line` is the
     batch line whose result becomes durable with its bill: (batch id, line, HTTP status, body).
+    `leaves` says that the request has a saved stream or a stored hold, which go with its bill.
     """
 
     charge: Charge
+    leaves: bool = True
     budgets: tuple[tuple[str, int], ...] = ()
     line: tuple[str, int, int, bytes] | None = None
 
@@ -75,13 +77,19 @@ class Run(msgspec.Struct, frozen=True):
 Write = Settle | Post | Reverse | Checkpoint | Forget | Run
 
 
-def write_all(connection: Connection, writes: Sequence[Write]) -> list[object]:
-    """Carry out `writes` in order; the result of each (True for a settlement that was new)."""
+def write_all(
+    connection: Connection, writes: Sequence[Write], *, careful: bool = True
+) -> list[object]:
+    """Carry out `writes` in order; the result of each (True for a settlement that was new).
+
+    Not `careful`, settlements are taken to be new without a look: one that is not raises
+    IntegrityError, and the whole is to be tried again carefully.
+    """
     results: list[object] = []
     for is_settle, group in groupby(writes, key=lambda write: isinstance(write, Settle)):
         if is_settle:
             settlements = [write for write in group if isinstance(write, Settle)]
-            fresh = _settle(connection, settlements)
+            fresh = _settle(connection, settlements, careful=careful)
             results.extend(settle.charge.request_id in fresh for settle in settlements)
         else:
             results.extend(_write(connection, write) for write in group)
@@ -91,7 +99,7 @@ def write_all(connection: Connection, writes: Sequence[Write]) -> list[object]:
 def _write(connection: Connection, write: Write) -> object:
     match write:
         case Settle():
-            return write.charge.request_id in _settle(connection, [write])
+            return write.charge.request_id in _settle(connection, [write], careful=True)
         case Post(entry):
             _insert_entries(connection, [entry])
         case Reverse(request_id, reason):
@@ -105,25 +113,24 @@ def _write(connection: Connection, write: Write) -> object:
     return None
 
 
-def _settle(connection: Connection, settlements: Sequence[Settle]) -> set[str]:
-    """Write charges with their entries and projections; the ids of those that were new."""
-    if not settlements:
-        return set()
-    by_id = {settle.charge.request_id: settle for settle in settlements}
-    known = set(
-        connection.scalars(
-            select(tables.transactions.c.id).where(tables.transactions.c.id.in_(list(by_id)))
-        )
-    )
-    fresh = {key: settle for key, settle in by_id.items() if key not in known}
+def _settle(
+    connection: Connection, settlements: Sequence[Settle], *, careful: bool
+) -> dict[str, Settle]:
+    """Write charges with their entries and projections; those that were new."""
+    fresh = {settle.charge.request_id: settle for settle in reversed(settlements)}
+    leaving = [request_id for request_id, settle in fresh.items() if settle.leaves]
+    if careful and fresh:
+        known = tables.transactions.c.id
+        for request_id in connection.scalars(select(known).where(known.in_(list(fresh)))):
+            del fresh[request_id]
     if fresh:
-        _insert_entries(connection, [charge_entry(settle.charge) for settle in fresh.values()])
-        connection.execute(
-            insert(tables.charges), [charge_row(settle.charge) for settle in fresh.values()]
-        )
-        _project(connection, list(fresh.values()))
-    _forget(connection, tuple(by_id))
-    return set(fresh)
+        new = list(fresh.values())
+        _insert_entries(connection, [charge_entry(settle.charge) for settle in new])
+        insert_many(connection, tables.charges, [charge_row(settle.charge) for settle in new])
+        _project(connection, new)
+    if leaving:
+        _forget(connection, leaving)
+    return fresh
 
 
 def _insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -140,8 +147,9 @@ def _insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
                 }
             )
             totals[posting.account, posting.currency] += posting.amount_micro
-    connection.execute(
-        insert(tables.transactions),
+    insert_many(
+        connection,
+        tables.transactions,
         [
             {
                 "id": entry.id,
@@ -153,8 +161,7 @@ def _insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
             for entry in entries
         ],
     )
-    if postings:
-        connection.execute(insert(tables.postings), postings)
+    insert_many(connection, tables.postings, postings)
     # Sorted, so that two writers on PostgreSQL take the row locks in the same order.
     add_to(
         connection,

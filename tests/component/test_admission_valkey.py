@@ -30,7 +30,7 @@ from qwenstack.studio.admission.limits import (
 from qwenstack.studio.admission.memory import MemoryLimiter
 from qwenstack.studio.admission.valkey import ValkeyLimiter
 from tests.admission_model import LimiterMachine
-from tests.component.valkey_server import ValkeyServer
+from tests.component.valkey_server import ValkeyServer, free_port
 
 WORKER = Path(__file__).with_name("admission_worker.py")
 
@@ -304,9 +304,9 @@ def expiries(server: Valkey, prefix: str) -> dict[bytes, int]:
 
 
 async def test_scripts_stay_in_one_slot_of_a_cluster(tmp_path: Path) -> None:
-    server = ValkeyServer(
-        tmp_path, "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"
-    )
+    # Without a cluster port of its own the bus takes port + 10000, which may not exist.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server = ValkeyServer(tmp_path, *options)
     server.start()
     try:
         server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")

@@ -22,15 +22,20 @@ def find_valkey() -> str | None:
     return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 class ValkeyServer:
     """Started and killed at will; `port` stays the same across restarts."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         program = find_valkey()
         assert program is not None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._command = [
             program,
             *("--bind", "127.0.0.1", "--port", str(self.port)),

@@ -30,7 +30,8 @@ from qwenstack.engines.openai_body import (
     encode_generation,
     encode_text_prompt,
 )
-from qwenstack.engines.openai_wire import StreamDecoder, decode_embeddings, decode_error
+from qwenstack.engines.openai_errors import decode_error
+from qwenstack.engines.openai_wire import StreamDecoder, decode_embeddings
 from qwenstack.engines.sse import DEFAULT_MAX_EVENT_BYTES, EventSplitter
 
 _ERROR_BODY_BYTES_MAX = 64 * 1024

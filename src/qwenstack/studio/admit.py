@@ -21,7 +21,6 @@ from qwenstack.studio.admission.limits import (
     refusal_for,
 )
 from qwenstack.studio.deployments import Deployment, Deployments
-from qwenstack.studio.engine_refusals import refusal_of
 from qwenstack.studio.ledger.funds import Funds
 from qwenstack.studio.ledger.holds import Hold, HoldRequest
 from qwenstack.studio.ledger.journal import Journal
@@ -114,7 +113,7 @@ class Door:
         except Refusal as refusal:
             if not counts or refusal.kind not in _EXACT_COUNT_MAY_PASS:
                 raise
-            granted = await self._reserve(asking, await _counted(asking), exact=True)
+            granted = await self._reserve(asking, await _counted(asking, refusal), exact=True)
         admission, hold, request = granted
         return Ticket(
             request_id=asking.request_id,
@@ -230,11 +229,12 @@ def bounded(
     return msgspec.structs.replace(request, max_tokens=asked)
 
 
-async def _counted(asking: _Asking) -> int:
+async def _counted(asking: _Asking, refusal: Refusal) -> int:
+    """The engine's count of the prompt; where it gives none, the bound's refusal stands."""
     try:
         return await asking.deployment.engine.count_prompt(asking.request)
     except EngineError as error:
-        raise refusal_of(error) from error
+        raise refusal from error
 
 
 def _hold_request(asking: _Asking, prompt: int, completion: int) -> HoldRequest:

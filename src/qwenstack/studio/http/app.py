@@ -32,6 +32,11 @@ class App:
         self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0][1]))
         self._refuse_at = sorted(refuse_at.items(), key=lambda item: -len(item[0]))
 
+    @property
+    def paths(self) -> list[tuple[str, str]]:
+        """Every exact (method, path) that is served."""
+        return list(self._routes)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":

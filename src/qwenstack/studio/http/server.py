@@ -46,19 +46,9 @@ def base_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def run(
-    app: App,
-    listener: socket.socket,
-    *,
-    drain_s: float,
-    on_ready: Callable[[], None],
-    on_stop: Callable[[], None],
-) -> None:
-    """Serve until SIGTERM or SIGINT, then let running requests end within `drain_s` seconds.
-
-    `on_ready` is called once requests are taken; `on_stop` when the signal came, before the wait.
-    """
-    server = uvicorn.Server(
+def make_server(app: App, drain_s: float) -> uvicorn.Server:
+    """The HTTP server over `app`, with our bounds on connections."""
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             http=Connection,
@@ -73,6 +63,21 @@ async def run(
             timeout_graceful_shutdown=int(drain_s) or 1,
         )
     )
+
+
+async def run(
+    app: App,
+    listener: socket.socket,
+    *,
+    drain_s: float,
+    on_ready: Callable[[], None],
+    on_stop: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests end within `drain_s` seconds.
+
+    `on_ready` is called once requests are taken; `on_stop` when the signal came, before the wait.
+    """
+    server = make_server(app, drain_s)
     # The signals are ours: draining begins before uvicorn closes its listener.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     loop = asyncio.get_running_loop()

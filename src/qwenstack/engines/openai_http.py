@@ -1,17 +1,18 @@
-"""An OpenAI-compatible server as an engine: vLLM, SGLang, llama-server, Model Studio, or another.
+"""Inference on one OpenAI-compatible server over HTTP: vLLM, SGLang, llama-server, Model Studio.
 
-One replica; `replicas` puts several behind the same interface.
+The hot path is `OpenAIEngine.generate`: one pooled connection, one encoded body, and one `Step` for
+each network read, however many events it brought.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 from collections.abc import AsyncGenerator
+from typing import TypeVar
 
 import aiohttp
 import msgspec
-from multidict import CIMultiDict
 from yarl import URL
 
 from qwenstack.core.generation import EmbeddingRequest, EmbeddingResult, GenerationRequest, Step
@@ -20,278 +21,471 @@ from qwenstack.engines.interface import (
     EngineError,
     EngineIdentity,
     EngineProtocolError,
+    EngineRejected,
     EngineTimeout,
     EngineUnavailable,
 )
 from qwenstack.engines.openai_body import (
-    Wording,
     encode_chat_prompt,
     encode_embeddings,
     encode_generation,
     encode_text_prompt,
 )
 from qwenstack.engines.openai_errors import decode_error
-from qwenstack.engines.openai_wire import StreamDecoder, decode_embeddings
-from qwenstack.engines.sse import DEFAULT_MAX_EVENT_BYTES, EventSplitter
+from qwenstack.engines.openai_settings import OpenAIServer
+from qwenstack.engines.openai_wire import StreamDecoder, decode_completion, decode_embeddings
+from qwenstack.engines.sse import EventSplitter
 
 _ERROR_BODY_BYTES_MAX = 64 * 1024
-_ANSWER_BYTES_MAX = 64 * 1024 * 1024
-_READ_BUFFER_BYTES = 256 * 1024
-_HEALTH_TIMEOUT_S = 3.0
+_DRAIN_S = 1.0
+_COUNTS_AT_ONCE = 16
+_VERSION_ROUTES = {"vllm": "/version", "sglang": "/get_server_info"}
+_LOST = (aiohttp.ClientError, OSError)
+_STALE = (
+    aiohttp.ServerDisconnectedError,
+    aiohttp.ClientOSError,
+    aiohttp.ClientConnectionResetError,
+)
 
 
-class RemoteOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is and how to treat it.
+class _Model(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
 
-    `base_url` goes up to and with `/v1`. Time-outs: `connect`, until the first byte of an answer
-    (prefill may take long), and between two reads of a stream. `reuse_connections` off makes one
-    for each request: right where connecting costs nothing and an idle one costs the server.
+
+class _Models(msgspec.Struct):
+    """`/models`; vLLM and SGLang tell `max_model_len`."""
+
+    data: list[_Model] = []
+
+
+class _Version(msgspec.Struct):
+    """vLLM's `/version`, SGLang's `/get_server_info`."""
+
+    version: str | None = None
+
+
+class _SlotSettings(msgspec.Struct, frozen=True):
+    n_ctx: int | None = None
+
+
+class _Props(msgspec.Struct):
+    """llama-server's `/props`; `n_ctx` is the context of one slot."""
+
+    build_info: str | None = None
+    default_generation_settings: _SlotSettings = _SlotSettings()
+
+
+class _Tokens(msgspec.Struct):
+    """vLLM's and SGLang's `/tokenize` tell `count`, llama-server's only the tokens."""
+
+    tokens: list[msgspec.Raw] = []
+    count: int | None = None
+
+
+class _Template(msgspec.Struct):
+    """llama-server's `/apply-template`."""
+
+    prompt: str
+
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def _decode(shape: type[_T], body: bytes) -> _T:
+    """A whole answer of the given shape; raises EngineProtocolError for anything else."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineProtocolError(f"the engine sent what was not expected: {error}") from error
+
+
+def _decode_or_empty(shape: type[_T], body: bytes | None) -> _T:
+    """The same for what a server may leave out: an empty `shape` where it says nothing of use."""
+    try:
+        return shape() if body is None else _decode(shape, body)
+    except EngineProtocolError:
+        return shape()
+
+
+def _token_count(body: bytes) -> int:
+    tokens = _decode(_Tokens, body)
+    return len(tokens.tokens) if tokens.count is None else tokens.count
+
+
+class _Exchange:
+    """One request in flight.
+
+    `waiting_since` is when the current read began, inf between reads. `whole` is set once the
+    answer's last event is here, though not yet the end of its body.
     """
 
-    base_url: str
-    api_key: str = ""
-    wording: Wording = Wording()
-    connections_max: int = 256
-    reuse_connections: bool = True
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 300.0
-    idle_timeout_s: float = 60.0
-    event_bytes_max: int = DEFAULT_MAX_EVENT_BYTES
+    __slots__ = ("limit_s", "response", "started", "waiting_since", "whole")
+
+    def __init__(self, response: aiohttp.ClientResponse, started: float, limit_s: float) -> None:
+        self.response = response
+        self.started = started
+        self.limit_s = limit_s
+        self.waiting_since = math.inf
+        self.whole = False
 
 
-class OpenAiHttp:
-    """The engine at one base URL. Its connections are kept alive and shared by all requests."""
+class _Closed(Exception):
+    """The engine was closed under a read."""
 
-    def __init__(
-        self, options: RemoteOptions, identity: EngineIdentity, capabilities: Capabilities
-    ) -> None:
-        self._options = options
-        self._identity = identity
-        counts = options.wording.dialect in ("vllm", "llama_server")
-        self._capabilities = msgspec.structs.replace(
-            capabilities, running_usage=options.wording.running_usage, counts_prompts=counts
+
+class OpenAIEngine:
+    """An `Engine` on one server. Use from one event loop; `start` before the first request."""
+
+    def __init__(self, server: OpenAIServer) -> None:
+        self._server = server
+        self._wording = server.wording()
+        self._capabilities = server.known_capabilities()
+        self._identity = EngineIdentity(
+            name=server.name, version=server.version or "unknown", region=server.region
         )
-        base = options.base_url.rstrip("/")
-        root = base.removesuffix("/v1")
-        self._chat = URL(f"{base}/chat/completions")
-        self._completions = URL(f"{base}/completions")
-        self._embeddings = URL(f"{base}/embeddings")
-        self._models = URL(f"{base}/models")
-        self._tokenize = URL(f"{root}/tokenize")
-        self._template = URL(f"{root}/apply-template")
-        # Whole, so that the client has nothing to add to each request.
-        self._headers = CIMultiDict(
-            {
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "qwenstack",
-            }
-        )
-        if options.api_key:
-            self._headers["Authorization"] = f"Bearer {options.api_key}"
+        self._chat_url = server.url("/chat/completions")
+        self._text_url = server.url("/completions")
+        self._hidden = () if server.api_key is None else (server.api_key,)
         self._session: aiohttp.ClientSession | None = None
+        self._exchanges: set[_Exchange] = set()
+        self._drains: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        shortest = min(server.first_byte_s, server.idle_s, server.total_s)
+        self._sweep_s = min(1.0, shortest / 4)
 
     @property
     def identity(self) -> EngineIdentity:
-        """What runs, and where."""
+        """Name, version and region; the digest is unknown, since the server cannot prove it."""
         return self._identity
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What is configured, what the dialect implies and what the server said at the start."""
         return self._capabilities
 
-    async def start(self) -> None:
-        """Open the pool; raises EngineUnavailable when the server is not there."""
-        if self._session is None:
-            self._session = self._open_session()
-        if not await self.healthy():
-            raise EngineUnavailable(f"no OpenAI-compatible server answers at {self._models}")
-
-    async def close(self) -> None:
-        """Close the pool; running generations end with EngineUnavailable."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def healthy(self) -> bool:
-        """Whether the server lists its models."""
-        try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-                async with self._opened().get(
-                    self._models, headers=self._headers, allow_redirects=False
-                ) as response:
-                    return response.status < 500 and response.status not in (401, 403)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+    # --- Generation -----------------------------------------------------------------------------
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
-        """Run `request` as a stream: one step a network read. Closing it closes the connection."""
-        options = self._options
-        url = self._chat if request.prompt is None else self._completions
-        decoder = StreamDecoder(request.n)
-        splitter = EventSplitter(options.event_bytes_max)
-        response = await self._ask(url, encode_generation(request, options.wording))
+        """Run `request`, always streamed upstream; one step for each network read."""
+        url = self._chat_url if request.prompt is None else self._text_url
+        exchange = await self._open(url, encode_generation(request, self._wording))
+        response = exchange.response
         try:
-            content = response.content
-            while read := await content.readany():
-                step = decoder.step(splitter.feed(read))
-                if step is None:
-                    continue
-                yield step
-                if step.final:
-                    await _read_end(content)
-                    return
-            for step in (decoder.step(splitter.flush()), decoder.end()):
+            if response.status != 200:
+                raise await self._refusal(exchange)
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                body = await self._body(exchange, self._server.max_body_bytes)
+                yield decode_completion(body, request.n)
+                return
+            decoder = StreamDecoder(request.n)
+            splitter = EventSplitter(self._server.max_event_bytes)
+            while not decoder.done:
+                read = await self._read(exchange, decoder.began)
+                step = decoder.step(splitter.feed(read) if read else splitter.flush())
+                exchange.whole = decoder.done
                 if step is not None:
                     yield step
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._trouble(error) from error
+                if not read and not decoder.done:
+                    yield self._end(decoder)
         finally:
-            # Releases a connection that was read to its end, closes one that was not: an unread
-            # rest means that the server still generates, and closing cancels it.
-            response.close()
+            self._finish(exchange)
+
+    def _end(self, decoder: StreamDecoder) -> Step:
+        """The final step of a body that ended without `[DONE]`, if nothing else is missing."""
+        if not decoder.began:
+            raise EngineUnavailable(f"{self._server.name} ended its answer before it began")
+        step = decoder.end()
+        assert step is not None  # `done` was not set
+        return step
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
-        """Embed every input in one call."""
-        body = encode_embeddings(request, self._options.wording)
-        return decode_embeddings(await self._post_whole(self._embeddings, body), request)
+        """Embed the inputs in one request."""
+        body = encode_embeddings(request, self._wording)
+        answer = await self._call(self._server.url("/embeddings"), body)
+        return decode_embeddings(answer, request)
+
+    # --- Counting -------------------------------------------------------------------------------
 
     async def count_prompt(self, request: GenerationRequest | EmbeddingRequest) -> int:
-        """The server's own count; only with the dialects that have a route for it."""
+        """The server's own count, with its chat template where the request is a chat."""
+        self._require_counting()
         if isinstance(request, EmbeddingRequest):
-            counts = [await self._count(item, special=True) for item in request.inputs]
-            return sum(counts)
+            limit = asyncio.Semaphore(_COUNTS_AT_ONCE)
+            counts = (self._count_input(text, request.model, limit) for text in request.inputs)
+            return sum(await asyncio.gather(*counts))
         if request.prompt is not None:
-            return await self._count(request.prompt, special=True)
-        wording = self._options.wording
-        body = encode_chat_prompt(request, wording)
-        if wording.dialect == "llama_server":
-            prompt = _field(await self._post_whole(self._template, body), "prompt")
-            return await self._count(str(prompt), special=True)
-        return _number(await self._post_whole(self._tokenize, body), "count")
+            if isinstance(request.prompt, tuple):
+                return len(request.prompt)
+            return await self._tokenize(request.prompt, request.model, special=True)
+        body = encode_chat_prompt(request, self._wording)
+        if self._server.dialect == "vllm":
+            return _token_count(await self._call(self._server.root_url("/tokenize"), body))
+        answer = await self._call(self._server.root_url("/apply-template"), body)
+        return await self._tokenize(_decode(_Template, answer).prompt, request.model, special=True)
 
     async def count_text(self, text: str) -> int:
-        """The server's own count of generated text."""
-        return await self._count(text, special=False)
+        """The server's own count of generated text, without what would start a prompt."""
+        self._require_counting()
+        return await self._tokenize(text, self._server.upstream_model or "", special=False)
 
-    async def _count(self, text: str | tuple[int, ...], *, special: bool) -> int:
-        if not isinstance(text, str):
+    async def _count_input(
+        self, text: str | tuple[int, ...], model: str, limit: asyncio.Semaphore
+    ) -> int:
+        if isinstance(text, tuple):
             return len(text)
-        wording = self._options.wording
-        body = encode_text_prompt(text, "", wording, special=special)
-        answer = await self._post_whole(self._tokenize, body)
-        if wording.dialect != "llama_server":
-            return _number(answer, "count")
-        tokens = _field(answer, "tokens")
-        if not isinstance(tokens, list):
-            raise EngineProtocolError("the engine counted tokens without giving any")
-        return len(tokens)
+        async with limit:
+            return await self._tokenize(text, model, special=True)
 
-    async def post(self, route: str, body: bytes) -> bytes:
-        """Call another route of the server (from its root, such as `/slots`); the whole answer."""
-        root = str(self._tokenize).removesuffix("/tokenize")
-        return await self._post_whole(URL(root + route), body)
+    async def _tokenize(self, text: str, model: str, *, special: bool) -> int:
+        body = encode_text_prompt(text, model, self._wording, special=special)
+        return _token_count(await self._call(self._server.root_url("/tokenize"), body))
 
-    async def _post_whole(self, url: URL, body: bytes) -> bytes:
-        response = await self._ask(url, body)
-        try:
-            return await _read_at_most(response.content, _ANSWER_BYTES_MAX)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._trouble(error) from error
-        finally:
-            response.close()
+    def _require_counting(self) -> None:
+        if not self._capabilities.counts_prompts:
+            raise EngineRejected(f"a server of dialect {self._server.dialect} counts no prompts")
 
-    async def _ask(self, url: URL, body: bytes) -> aiohttp.ClientResponse:
-        """A 200 answer whose body is still to be read; raises EngineError for anything else."""
-        try:
-            response = await self._opened()._request(
-                "POST", url, data=body, headers=self._headers, allow_redirects=False
-            )
-            if response.status != 200:
-                try:
-                    refused = await _read_at_most(response.content, _ERROR_BODY_BYTES_MAX)
-                finally:
-                    response.close()
-                raise decode_error(response.status, refused, hide=(self._options.api_key,))
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._trouble(error) from error
-        if response.connection is not None and response.connection.protocol is not None:
-            # The head took as long as prefill does; from here on silence means something else.
-            response.connection.protocol.read_timeout = self._options.idle_timeout_s
-        return response
+    # --- Life -----------------------------------------------------------------------------------
 
-    def _trouble(self, error: Exception) -> EngineError:
-        """What a failure of the connection stands for; hosts are for the log, not for callers."""
-        if isinstance(error, aiohttp.ServerTimeoutError):
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                return EngineUnavailable("the engine takes no connection in time")
-            return EngineTimeout("the engine fell silent")
-        if isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)):
-            return EngineUnavailable(f"the engine broke off: {error}")
-        return EngineProtocolError(f"the engine sent no HTTP: {error}")
+    async def start(self) -> None:
+        """Open the pool and ask the server for its model, context and version.
 
-    def _opened(self) -> aiohttp.ClientSession:
+        Waits up to `start_wait_s` for a server that is still loading. Raises EngineUnavailable.
+        """
         if self._session is None:
-            raise EngineUnavailable("the engine is not started")
-        return self._session
+            self._session = self._make_session()
+        deadline = asyncio.get_running_loop().time() + self._server.start_wait_s
+        while True:
+            try:
+                await self._introduce()
+                return
+            except EngineError as error:
+                if asyncio.get_running_loop().time() >= deadline:
+                    await self.close()
+                    if isinstance(error, EngineUnavailable):
+                        raise
+                    raise EngineUnavailable(str(error)) from error
+            await asyncio.sleep(0.25)
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        options = self._options
+    async def healthy(self) -> bool:
+        """Whether the server answers its health route within `probe_s`. Never raises."""
+        try:
+            hosted = self._server.dialect in ("model_studio", "openai")
+            url = self._server.url("/models") if hosted else self._server.root_url("/health")
+            await self._probe(url)
+            return True
+        except EngineError:
+            return False
+
+    async def close(self) -> None:
+        """Close every connection; running generations end with EngineUnavailable."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        for exchange in self._exchanges:
+            exchange.response.content.set_exception(_Closed())
+        for drain in self._drains:
+            drain.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        await session.close()
+
+    def _make_session(self) -> aiohttp.ClientSession:
+        server = self._server
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=options.connections_max,
-                keepalive_timeout=30.0 if options.reuse_connections else None,
-                force_close=not options.reuse_connections,
-                ttl_dns_cache=60,
+                limit=server.max_connections, keepalive_timeout=server.keepalive_s
             ),
             timeout=aiohttp.ClientTimeout(
                 total=None,
-                sock_connect=options.connect_timeout_s,
-                sock_read=options.first_byte_timeout_s,
+                connect=server.pool_wait_s + server.connect_s,
+                sock_connect=server.connect_s,
+                sock_read=server.first_byte_s,
             ),
-            auto_decompress=False,
+            headers=server.headers(),
+            skip_auto_headers=("User-Agent",),
             cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=_READ_BUFFER_BYTES,
-            raise_for_status=False,
+            auto_decompress=False,
+            read_bufsize=server.read_buffer_bytes,
         )
 
+    async def _introduce(self) -> None:
+        """Learn what the server tells about itself; what it does not tell stays as configured."""
+        models = _decode_or_empty(_Models, await self._probe(self._server.url("/models")))
+        wanted = self._server.upstream_model
+        names = [model.id for model in models.data]
+        if wanted is not None and names and self._server.dialect == "vllm" and wanted not in names:
+            raise EngineUnavailable(
+                f"{self._server.name} serves {', '.join(names[:10])}, not {wanted!r}; "
+                "set upstream_model to one of them"
+            )
+        served = [model for model in models.data if wanted is None or model.id == wanted]
+        context = served[0].max_model_len if served else None
+        version = self._server.version
+        if self._server.dialect == "llama_server":
+            props = _decode_or_empty(_Props, await self._probe(self._server.root_url("/props")))
+            context = context or props.default_generation_settings.n_ctx
+            version = version or props.build_info
+        elif version is None and self._server.dialect in _VERSION_ROUTES:
+            route = _VERSION_ROUTES[self._server.dialect]
+            answer = await self._probe(self._server.root_url(route))
+            version = _decode_or_empty(_Version, answer).version
+        self._identity = msgspec.structs.replace(self._identity, version=version or "unknown")
+        if self._capabilities.context_tokens is None:
+            self._capabilities = msgspec.structs.replace(self._capabilities, context_tokens=context)
 
-async def _read_end(content: aiohttp.StreamReader) -> None:
-    """Take in the end of the body, which follows the last event, so that the connection lives on.
+    # --- Exchanges ------------------------------------------------------------------------------
 
-    A server that keeps the body open after its end is not waited for.
-    """
-    if content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(0.05):
-            while not content.at_eof():
-                await content.readany()
-    except TimeoutError:
-        return
+    async def _open(self, url: URL, body: bytes | None, method: str = "POST") -> _Exchange:
+        """Send a request and wait for the answer's headers."""
+        server = self._server
+        stale_possible = True
+        while True:
+            session = self._session
+            if session is None:
+                raise EngineUnavailable(f"{server.name} is not started")
+            try:
+                response = await session.request(method, url, data=body, allow_redirects=False)
+                break
+            except aiohttp.ConnectionTimeoutError as error:
+                raise EngineUnavailable(f"{server.name} gave no connection in time") from error
+            except aiohttp.ServerTimeoutError as error:
+                raise EngineTimeout(
+                    f"{server.name} sent no answer within {server.first_byte_s:g} s"
+                ) from error
+            except aiohttp.ClientConnectorError as error:
+                raise EngineUnavailable(f"{server.name} cannot be reached") from error
+            except _STALE as error:
+                # The server may close a pooled connection at the moment it is taken for reuse. One
+                # more attempt tells that apart from a server that is really gone.
+                if not stale_possible:
+                    raise EngineUnavailable(f"{server.name} closed the connection") from error
+                stale_possible = False
+            except aiohttp.ClientResponseError:
+                # The original holds the request's headers, and so the key: it is not chained.
+                raise EngineProtocolError(f"{server.name} sent what is not HTTP") from None
+            except _LOST as error:
+                raise EngineUnavailable(f"the request to {server.name} failed") from error
+        loop = asyncio.get_running_loop()
+        exchange = _Exchange(response, loop.time(), server.first_byte_s)
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            # From here on the sweep watches: that saves a timer for every read.
+            connection.protocol.read_timeout = None
+        self._exchanges.add(exchange)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._sweep_s, self._sweep)
+        return exchange
 
+    async def _read(self, exchange: _Exchange, began: bool = False) -> bytes:
+        """All bytes that have come, at least one; empty at the clean end of the body."""
+        exchange.waiting_since = asyncio.get_running_loop().time()
+        try:
+            read = await exchange.response.content.readany()
+        except aiohttp.ServerTimeoutError as error:
+            raise EngineTimeout(
+                f"{self._server.name} fell silent for {exchange.limit_s:g} s"
+            ) from error
+        except _Closed as error:
+            raise EngineUnavailable(f"{self._server.name} was closed") from error
+        except _LOST as error:
+            message = f"{self._server.name} broke its answer off"
+            if began:
+                raise EngineProtocolError(message) from error
+            raise EngineUnavailable(message) from error
+        exchange.waiting_since = math.inf
+        exchange.limit_s = self._server.idle_s
+        return read
 
-async def _read_at_most(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
-    body = bytearray()
-    while read := await content.readany():
-        body += read
-        if len(body) > bytes_max:
-            raise EngineProtocolError(f"the engine sent more than {bytes_max} bytes")
-    return bytes(body)
+    async def _body(self, exchange: _Exchange, limit_bytes: int) -> bytes:
+        """A whole body of at most `limit_bytes`."""
+        reads: list[bytes] = []
+        size = 0
+        while read := await self._read(exchange):
+            size += len(read)
+            if size > limit_bytes:
+                raise EngineProtocolError(
+                    f"{self._server.name} sent an answer of more than {limit_bytes} bytes"
+                )
+            reads.append(read)
+        return b"".join(reads)
 
+    async def _refusal(self, exchange: _Exchange) -> EngineError:
+        """What an answer that is not 200 stands for."""
+        try:
+            body = await self._body(exchange, _ERROR_BODY_BYTES_MAX)
+        except EngineError:
+            body = b""  # the status alone says enough
+        return decode_error(exchange.response.status, body, hide=self._hidden)
 
-def _field(body: bytes, name: str) -> object:
-    try:
-        decoded = json.loads(body)
-        return decoded[name]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EngineProtocolError(f"the engine's answer has no {name!r}") from error
+    async def _call(self, url: URL, body: bytes | None, method: str = "POST") -> bytes:
+        """Exchange whole bodies."""
+        exchange = await self._open(url, body, method)
+        try:
+            if exchange.response.status != 200:
+                raise await self._refusal(exchange)
+            return await self._body(exchange, self._server.max_body_bytes)
+        finally:
+            self._finish(exchange)
 
+    async def _probe(self, url: URL) -> bytes | None:
+        """GET a route within `probe_s`; None where the server has no such route."""
+        try:
+            async with asyncio.timeout(self._server.probe_s):
+                exchange = await self._open(url, None, "GET")
+                try:
+                    status = exchange.response.status
+                    if status in (404, 405, 501):
+                        return None
+                    if status != 200:
+                        raise await self._refusal(exchange)
+                    return await self._body(exchange, self._server.max_body_bytes)
+                finally:
+                    self._finish(exchange)
+        except TimeoutError as error:
+            raise EngineUnavailable(
+                f"{self._server.name} did not answer within {self._server.probe_s:g} s"
+            ) from error
+        except EngineRejected as error:
+            raise EngineUnavailable(f"{self._server.name} refuses to be probed") from error
 
-def _number(body: bytes, name: str) -> int:
-    value = _field(body, name)
-    if not isinstance(value, int) or value < 0:
-        raise EngineProtocolError(f"the engine gave {value!r} for {name!r}")
-    return value
+    def _finish(self, exchange: _Exchange) -> None:
+        """Give the connection back where its answer was read to the end, else close it.
+
+        Closing is what cancels a generation in the server. Where only the end of the chunked body
+        is still to come, it is read off the hot path, so that the connection is kept and the
+        caller does not wait for it.
+        """
+        self._exchanges.discard(exchange)
+        if exchange.response.content.is_eof():
+            return
+        if not exchange.whole or self._session is None:
+            exchange.response.close()
+            return
+        drain = asyncio.get_running_loop().create_task(self._drain(exchange.response))
+        self._drains.add(drain)
+        drain.add_done_callback(self._drains.discard)
+
+    async def _drain(self, response: aiohttp.ClientResponse) -> None:
+        """Wait a moment for the end of the body; close where it does not come or brings more."""
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await response.content.readany()
+        except (TimeoutError, *_LOST):
+            pass
+        finally:
+            if not response.content.is_eof():
+                response.close()
+
+    def _sweep(self) -> None:
+        """End the reads that have waited too long, all in one timer."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for exchange in self._exchanges:
+            silent = now - exchange.waiting_since > exchange.limit_s
+            if silent or (
+                now - exchange.started > self._server.total_s and exchange.waiting_since < now
+            ):
+                exchange.response.content.set_exception(aiohttp.SocketTimeoutError())
+        self._sweeper = loop.call_later(self._sweep_s, self._sweep) if self._exchanges else None

@@ -125,6 +125,7 @@ class Server:
     def __init__(self, home: Path, port: int) -> None:
         self._home = home
         self._port = port
+        self.url = f"http://127.0.0.1:{port}/v1"
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -205,12 +206,12 @@ async def run(home: Path, kills: int, database_url: str = "", seed: int | None =
     upstream = Upstream()
     await upstream.start()
     settings = Settings(database=DatabaseSettings(url=database_url))
-    key = _make_tenant(settings, home)
-    _write_settings(home, upstream.url, database_url)
-    server = Server(home, _free_port())
+    key = make_tenant(settings, home)
+    write_settings(home, upstream.url, database_url)
+    server = Server(home, free_port())
     seen: dict[str, Seen] = {}
     stop = asyncio.Event()
-    url = f"http://127.0.0.1:{server._port}/v1/chat/completions"
+    url = f"{server.url}/chat/completions"
     clients = [asyncio.create_task(_client(url, key, seen, stop)) for _ in range(CLIENTS)]
     try:
         for number in range(kills):
@@ -288,7 +289,8 @@ def audit(settings: Settings, home: Path, kills: int, seen: dict[str, Seen]) -> 
     )
 
 
-def _make_tenant(settings: Settings, home: Path) -> str:
+def make_tenant(settings: Settings, home: Path) -> str:
+    """A workspace with money; its key."""
     database = prepare(settings, home)
     with database.begin() as connection:
         workspace = create_workspace(connection, actor="harness", name="harness")
@@ -304,7 +306,8 @@ def _make_tenant(settings: Settings, home: Path) -> str:
     return key.secret
 
 
-def _write_settings(home: Path, upstream_url: str, database_url: str) -> None:
+def write_settings(home: Path, upstream_url: str, database_url: str) -> None:
+    """Configure the home folder to serve `m` from the upstream."""
     (home / "qwenstack.toml").write_text(
         f"""
 [database]
@@ -317,7 +320,7 @@ engine = {{kind = "openai_http", urls = ["{upstream_url}"], upstream_model = "m"
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -17,12 +17,13 @@ from qwenstack.engines.interface import (
     EngineUnavailable,
 )
 from qwenstack.engines.llamacpp_child import LlamaCppConfiguration
-from qwenstack.engines.openai_body import Wording
-from qwenstack.engines.openai_http import OpenAiHttp, RemoteOptions
+from qwenstack.engines.openai_http import OpenAIEngine
+from qwenstack.engines.openai_settings import OpenAIServer
 
 _RESTART_WAIT_S: Final = 30.0
 _FIRST_BYTE_TIMEOUT_S: Final = 900.0
 _IDLE_TIMEOUT_S: Final = 180.0
+_KEEP_ALIVE_S: Final = 0.2
 _REASON_MARK: Final = "error loading model:"
 
 
@@ -50,8 +51,8 @@ class LlamaCppServer:
         )
         self._identity = identity
         self._capabilities = capabilities
-        self._client: OpenAiHttp | None = None
-        self._options: RemoteOptions | None = None
+        self._client: OpenAIEngine | None = None
+        self._options: OpenAIServer | None = None
         kind = "embedding" if configuration.embedding else "generation"
         self.child = Child(
             ChildSpec(
@@ -79,20 +80,18 @@ class LlamaCppServer:
         await self.child.close()
         await self._disconnect()
 
-    async def client(self) -> OpenAiHttp:
+    async def client(self) -> OpenAIEngine:
         """The client to the child that runs; waits, within a bound, for one that is restarting."""
         await self.child.wait_ready(_RESTART_WAIT_S)
         if self._client is None:
             raise EngineUnavailable("the engine is closed")
         return self._client
 
-    def worded(self, extra: dict[str, object]) -> OpenAiHttp:
+    def worded(self, extra: dict[str, object]) -> OpenAIEngine:
         """A client that adds `extra` fields to its generation; start it, and close it after use."""
         if self._options is None:
             raise EngineUnavailable("the engine is closed")
-        wording = msgspec.structs.replace(self._options.wording, extra=extra)
-        options = msgspec.structs.replace(self._options, wording=wording)
-        return OpenAiHttp(options, self._identity, self._capabilities)
+        return OpenAIEngine(msgspec.structs.replace(self._options, extra=extra))
 
     async def probe(self) -> None:
         """Ask something that only the server's own loop can answer: the state of its slots."""
@@ -118,17 +117,21 @@ class LlamaCppServer:
             raise EngineProtocolError(f"the child sent what are no slots: {error}") from error
 
     async def _connect(self, port: int) -> None:
-        self._options = RemoteOptions(
+        self._options = OpenAIServer(
             base_url=f"http://127.0.0.1:{port}/v1",
+            name=self._identity.name,
+            region=self._identity.region,
+            version=self._identity.version,
+            dialect="llama_server",
             api_key=self._configuration.api_key,
-            wording=Wording(dialect="llama_server", running_usage=True),
-            connections_max=self._configuration.clients_max,
-            # An idle connection holds one of the child's threads, and it closes them at its whim.
-            reuse_connections=False,
-            first_byte_timeout_s=_FIRST_BYTE_TIMEOUT_S,
-            idle_timeout_s=_IDLE_TIMEOUT_S,
+            capabilities=self._capabilities,
+            max_connections=self._configuration.clients_max,
+            # An idle connection holds one of the child's threads.
+            keepalive_s=_KEEP_ALIVE_S,
+            first_byte_s=_FIRST_BYTE_TIMEOUT_S,
+            idle_s=_IDLE_TIMEOUT_S,
         )
-        client = OpenAiHttp(self._options, self._identity, self._capabilities)
+        client = OpenAIEngine(self._options)
         await client.start()
         self._client = client
 

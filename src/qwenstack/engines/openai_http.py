@@ -34,6 +34,7 @@ from qwenstack.engines.openai_body import (
 from qwenstack.engines.openai_errors import decode_error
 from qwenstack.engines.openai_settings import OpenAIServer
 from qwenstack.engines.openai_wire import StreamDecoder, decode_completion, decode_embeddings
+from qwenstack.engines.pooled_connector import PooledConnector
 from qwenstack.engines.sse import EventSplitter
 
 _ERROR_BODY_BYTES_MAX = 64 * 1024
@@ -294,7 +295,7 @@ class OpenAIEngine:
     def _make_session(self) -> aiohttp.ClientSession:
         server = self._server
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=PooledConnector(
                 limit=server.max_connections, keepalive_timeout=server.keepalive_s
             ),
             timeout=aiohttp.ClientTimeout(

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from qwenstack.engines.interface import Capabilities, Engine, EngineIdentity
+from qwenstack.engines.interface import Capabilities, Engine
 from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
 from qwenstack.engines.models import LocalModel, Progress, obtain
-from qwenstack.engines.openai_body import Wording
-from qwenstack.engines.openai_http import OpenAiHttp, RemoteOptions
+from qwenstack.engines.openai_http import OpenAIEngine
+from qwenstack.engines.openai_settings import OpenAIServer
 from qwenstack.engines.replicas import Replicas
 from qwenstack.studio.admission.queue import FairQueue
 from qwenstack.studio.deployments import Deployment
@@ -22,8 +22,6 @@ from qwenstack.studio.settings import (
     RemoteSettings,
     SettingsError,
 )
-
-_RUNNING_USAGE = frozenset({"vllm", "sglang", "llama_server"})
 
 
 class Building(Protocol):
@@ -121,34 +119,32 @@ def _remote(name: str, settings: RemoteSettings) -> Engine:
     return replicas[0] if len(replicas) == 1 else Replicas(replicas)
 
 
-def _replica(url: str, key: str, settings: RemoteSettings) -> OpenAiHttp:
-    options = RemoteOptions(
-        base_url=url,
-        api_key=key,
-        wording=Wording(
+def _replica(url: str, key: str, settings: RemoteSettings) -> OpenAIEngine:
+    try:
+        server = OpenAIServer(
+            base_url=url,
+            region=settings.region,
+            name=f"openai_http/{settings.dialect}",
             dialect=settings.dialect,
-            model=settings.upstream_model,
-            running_usage=settings.dialect in _RUNNING_USAGE,
-        ),
-        connections_max=settings.connections_max,
-        connect_timeout_s=settings.connect_timeout_s,
-        first_byte_timeout_s=settings.first_byte_timeout_s,
-        idle_timeout_s=settings.idle_timeout_s,
-    )
-    return OpenAiHttp(
-        options,
-        EngineIdentity(
-            name=f"openai_http/{settings.dialect}", version="unknown", region=settings.region
-        ),
-        Capabilities(
-            context_tokens=settings.context_tokens,
-            generates=settings.generates,
-            embeds=settings.embeds,
-            embedding_width=settings.embedding_width,
-            tools=settings.generates,
-            json_schema=settings.generates,
-            logprobs=settings.generates,
-            images=settings.images,
-            thinks=settings.thinks,
-        ),
-    )
+            upstream_model=settings.upstream_model,
+            api_key=key or None,
+            capabilities=Capabilities(
+                context_tokens=settings.context_tokens,
+                generates=settings.generates,
+                embeds=settings.embeds,
+                embedding_width=settings.embedding_width,
+                tools=settings.generates,
+                json_schema=settings.generates,
+                logprobs=settings.generates,
+                images=settings.images,
+                thinks=settings.thinks,
+            ),
+            max_connections=settings.connections_max,
+            connect_s=settings.connect_timeout_s,
+            first_byte_s=settings.first_byte_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            total_s=settings.total_timeout_s,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return OpenAIEngine(server)

@@ -108,6 +108,7 @@ class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http")
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0
+    total_timeout_s: float = 3600.0
     generates: bool = True
     embeds: bool = False
     embedding_width: int | None = None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage.database import is_gone
@@ -121,14 +121,10 @@ class Journal:
         """Write a batch in one transaction; False when the database is gone."""
         try:
             results = self._write([pending.write for pending in batch], careful=False)
-        except IntegrityError:
-            return self._commit_singly(batch)
-        except DBAPIError as error:
-            if not is_gone(error):
-                return self._commit_singly(batch)
-            self._lost(error)
-            return False
-        except (ValueError, TypeError, LookupError):
+        except Exception as error:  # noqa: BLE001 - each write gets its own verdict below
+            if isinstance(error, DBAPIError) and is_gone(error):
+                self._lost(error)
+                return False
             return self._commit_singly(batch)
         self._done(batch, results)
         return True
@@ -138,12 +134,10 @@ class Journal:
         for pending in batch:
             try:
                 results = self._write([pending.write], careful=True)
-            except DBAPIError as error:
-                if is_gone(error):
+            except Exception as error:  # noqa: BLE001 - raised to whoever handed the write in
+                if isinstance(error, DBAPIError) and is_gone(error):
                     self._lost(error)
                     return False
-                self._refuse(pending, error)
-            except (ValueError, TypeError, LookupError, Refusal) as error:
                 self._refuse(pending, error)
             else:
                 self._done([pending], results)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,22 +18,36 @@ from qwenstack.cli.context import (
     resolve_home,
 )
 from qwenstack.cli.running import run_event_loop, serve_until_stopped
+from qwenstack.cli.workers import Workers
 from qwenstack.studio.http.server import base_url, listen
-from qwenstack.studio.installation import Installation, exclusive
+from qwenstack.studio.installation import Installation, exclusive, prepare
+from qwenstack.studio.settings import Settings, check
 
 
 @click.command()
 @click.option("--host", help="Address to listen on. Default: server.host, 127.0.0.1.")
 @click.option("--port", type=int, help="Port; 0 takes any. Default: server.port, 8317.")
+@click.option("--workers", type=int, help="Processes. Default: server.workers, 1.")
+@click.option("--listener", type=int, hidden=True, help="An inherited listening socket.")
 @home_option
 @json_option
-def serve(host: str | None, port: int | None, home: Path | None, as_json: bool) -> None:
+def serve(
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    listener: int | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
     """Serve the deployments of qwenstack.toml.
+
+    Several workers need PostgreSQL, Valkey and remote engines (docs/configuration.md).
 
     \b
     Examples:
       qwenstack serve
       qwenstack serve --host 0.0.0.0 --port 8080
+      qwenstack serve --workers 4
     """
     folder = resolve_home(home)
     settings = read_settings(folder)
@@ -40,20 +57,43 @@ def serve(host: str | None, port: int | None, home: Path | None, as_json: bool) 
             "model; docs/configuration.md shows how to name others."
         )
     server = settings.server
-    listener = listen(server.host if host is None else host, server.port if port is None else port)
-    url = base_url(listener)
+    if listener is not None:
+        _serve(settings, folder, socket.socket(fileno=listener), lambda _: None)
+        return
+    opened = listen(server.host if host is None else host, server.port if port is None else port)
+    url = base_url(opened)
+    if workers is not None or server.workers > 1:
+        changed = msgspec.structs.replace(server, workers=workers or server.workers)
+        settings = check(msgspec.structs.replace(settings, server=changed))
+    if settings.server.workers > 1:
+        prepare(settings, folder).dispose()
+        _say([each.name for each in settings.deployments], url, folder, as_json)
+        Workers(settings.server.workers, opened, folder).run(settings.server.drain_s)
+        return
 
     def ready(installation: Installation) -> None:
-        names = [each.name for each in installation.deployments]
-        if as_json:
-            line = {"base_url": url, "models": names, "home": str(folder)}
-            click.echo(msgspec.json.encode(line).decode())
-        else:
-            click.echo(f"Serving {', '.join(names)} at {url}/v1 (Ctrl-C stops).")
+        _say([each.name for each in installation.deployments], url, folder, as_json)
 
-    with exclusive(folder):
+    _serve(settings, folder, opened, ready)
+
+
+def _serve(
+    settings: Settings,
+    home: Path,
+    listener: socket.socket,
+    ready: Callable[[Installation], None],
+) -> None:
+    # On SQLite one process alone may serve; PostgreSQL takes any number.
+    shared = settings.database.url.startswith("postgres")
+    with contextlib.nullcontext() if shared else exclusive(home):
         run_event_loop(
-            serve_until_stopped(
-                settings, folder, listener, cache=model_cache(folder), on_ready=ready
-            )
+            serve_until_stopped(settings, home, listener, cache=model_cache(home), on_ready=ready)
         )
+
+
+def _say(names: list[str], url: str, home: Path, as_json: bool) -> None:
+    if as_json:
+        line = {"base_url": url, "models": names, "home": str(home)}
+        click.echo(msgspec.json.encode(line).decode())
+    else:
+        click.echo(f"Serving {', '.join(names)} at {url}/v1 (Ctrl-C stops).")

@@ -25,12 +25,10 @@ async def set_disk_pages(studio: RunningStudio, more: int) -> None:
 
 async def fill(studio: RunningStudio, key: str) -> int:
     """Ask until the disk is full; how many answers were whole."""
-    whole = 0
-    for _ in range(400):
+    for whole in range(400):
         answer = await studio.chat(key)
         if answer.status != 200:
             return whole
-        whole += 1
     raise AssertionError("the disk never filled")
 
 

@@ -6,6 +6,7 @@ as an API should (forced tool calls, exact logprobs, count of reasoning) is done
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -15,7 +16,17 @@ from typing import Final
 import msgspec
 import psutil
 
-from qwenstack.core.generation import EmbeddingRequest, EmbeddingResult, GenerationRequest, Step
+from qwenstack.core.generation import (
+    Delta,
+    EmbeddingRequest,
+    EmbeddingResult,
+    FinishReason,
+    GenerationRequest,
+    Step,
+    ToolCallDelta,
+    ToolChoice,
+)
+from qwenstack.engines.constraints import check_schema, parse_tool_calls, tool_call_grammar
 from qwenstack.engines.gguf import GgufHeader, read_header
 from qwenstack.engines.interface import (
     Capabilities,
@@ -24,12 +35,14 @@ from qwenstack.engines.interface import (
 )
 from qwenstack.engines.llamacpp_child import LlamaCppConfiguration
 from qwenstack.engines.llamacpp_server import LlamaCppServer, ServerBounds
+from qwenstack.engines.openai_http import OpenAIEngine
 
 _MIB: Final = 2**20
 _PROMPT_CACHE_MIB: Final = 512
 _WORKING_MIB: Final = 1536
 _CONTEXT_FALLBACK: Final = 4096
 _CONTEXT_MIN: Final = 1024
+_EMBEDDING_CONTEXT_MAX: Final = 8192
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +114,22 @@ class LlamaCpp:
         self._server = LlamaCppServer(
             configuration, bounds, self._identity, self._capabilities, on_loading
         )
+        self._embedder = LlamaCppServer(
+            msgspec.structs.replace(
+                configuration,
+                embedding=True,
+                parallel=1,
+                context_tokens=min(context_tokens, _EMBEDDING_CONTEXT_MAX),
+                prompt_cache_mib=0,
+                # A model made for embeddings says in its file how it pools.
+                pooling="" if self._header.embeds else "mean",
+            ),
+            bounds,
+            self._identity,
+            self._capabilities,
+        )
+        self._embedder_starts = asyncio.Lock()
+        self._embedder_runs = False
 
     @property
     def identity(self) -> EngineIdentity:
@@ -119,6 +148,8 @@ class LlamaCpp:
     async def close(self) -> None:
         """End the children; what runs in them ends with EngineUnavailable."""
         await self._server.close()
+        if self._embedder_runs:
+            await self._embedder.close()
 
     async def healthy(self) -> bool:
         """Whether the child runs and answers."""
@@ -126,14 +157,59 @@ class LlamaCpp:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Run `request`. Closing the generator frees its slot."""
+        if request.response_format.schema is not None:
+            check_schema(request.response_format.schema, "response_format")
         client = await self._server.client()
-        async with aclosing(client.generate(request)) as steps:
+        if request.tools and request.tool_choice.mode in ("required", "named"):
+            steps = self._forced_call(client, request)
+        else:
+            steps = client.generate(request)
+        async with aclosing(steps):
             async for step in steps:
-                yield step
+                # The server sends 20 alternatives where none were asked for (tried 2026-11).
+                yield step if request.logprobs != 0 else _without_alternatives(step)
+
+    async def _forced_call(
+        self, client: OpenAIEngine, request: GenerationRequest
+    ) -> AsyncGenerator[Step, None]:
+        """A tool call that must come: the template's own prompt, and a grammar for what follows.
+
+        llama.cpp's chat route does not enforce `tool_choice` (tried 2026-11).
+        """
+        grammar = tool_call_grammar(request.tools, request.tool_choice)
+        raw = msgspec.structs.replace(
+            request,
+            prompt=await client.render_prompt(request),
+            messages=(),
+            tools=(),
+            tool_choice=ToolChoice(),
+        )
+        constrained = self._server.worded({"grammar": grammar})
+        await constrained.start()
+        texts: dict[int, str] = {}
+        cut: set[int] = set()
+        try:
+            async with aclosing(constrained.generate(raw)) as steps:
+                async for step in steps:
+                    for delta in step.deltas:
+                        texts[delta.index] = texts.get(delta.index, "") + delta.text
+                        if delta.finish is FinishReason.LENGTH:
+                            cut.add(delta.index)
+                    if step.final:
+                        deltas = tuple(_call_delta(i, texts[i], i in cut) for i in sorted(texts))
+                        yield Step(deltas, step.usage, final=True)
+        finally:
+            await constrained.close()
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
-        """Embed each input."""
-        raise EngineRejected("not yet")
+        """Embed each input: its tokens' vectors pooled and made unit length."""
+        if not self._capabilities.embeds:
+            raise EngineRejected("this model is not served for embeddings")
+        async with self._embedder_starts:
+            if not self._embedder_runs:
+                await self._embedder.start()
+                self._embedder_runs = True
+        return await (await self._embedder.client()).embed(request)
 
     async def count_prompt(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """Tokens of the prompt, as the model's template and vocabulary make them."""
@@ -142,6 +218,30 @@ class LlamaCpp:
     async def count_text(self, text: str) -> int:
         """Tokens of generated text."""
         return await (await self._server.client()).count_text(text)
+
+
+def _without_alternatives(step: Step) -> Step:
+    deltas = tuple(
+        msgspec.structs.replace(
+            delta,
+            logprobs=tuple(msgspec.structs.replace(each, top=()) for each in delta.logprobs),
+        )
+        if delta.logprobs
+        else delta
+        for delta in step.deltas
+    )
+    return msgspec.structs.replace(step, deltas=deltas)
+
+
+def _call_delta(index: int, text: str, cut: bool) -> Delta:
+    """A choice's forced call, whole; one that the token limit cut off stays text."""
+    if cut:
+        return Delta(index, text, finish=FinishReason.LENGTH)
+    calls = tuple(
+        ToolCallDelta(position, call.id, call.name, call.arguments)
+        for position, call in enumerate(parse_tool_calls(text))
+    )
+    return Delta(index, tool_calls=calls, finish=FinishReason.TOOL_CALLS)
 
 
 def _context_tokens(header: GgufHeader, settings: LlamaCppOptions) -> int:

@@ -219,11 +219,17 @@ class OpenAIEngine:
             if isinstance(request.prompt, tuple):
                 return len(request.prompt)
             return await self._tokenize(request.prompt, request.model, special=True)
-        body = encode_chat_prompt(request, self._wording)
         if self._server.dialect == "vllm":
+            body = encode_chat_prompt(request, self._wording)
             return _token_count(await self._call(self._server.root_url("/tokenize"), body))
+        prompt = await self.render_prompt(request)
+        return await self._tokenize(prompt, request.model, special=True)
+
+    async def render_prompt(self, request: GenerationRequest) -> str:
+        """The chat as the model's template writes it (llama-server only)."""
+        body = encode_chat_prompt(request, self._wording)
         answer = await self._call(self._server.root_url("/apply-template"), body)
-        return await self._tokenize(_decode(_Template, answer).prompt, request.model, special=True)
+        return _decode(_Template, answer).prompt
 
     async def count_text(self, text: str) -> int:
         """The server's own count of generated text, without what would start a prompt."""

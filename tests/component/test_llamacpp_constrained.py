@@ -1,0 +1,150 @@
+"""What the embedded engine is held to: forced tool calls, schemas, embeddings, logprobs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from qwenstack.core.generation import (
+    Completion,
+    CompletionBuilder,
+    EmbeddingRequest,
+    FinishReason,
+    GenerationRequest,
+    Message,
+    ResponseFormat,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolChoice,
+)
+from qwenstack.engines.interface import EngineRejected
+from qwenstack.engines.llamacpp import LlamaCpp
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+WEATHER = Tool(
+    "get_weather",
+    "The weather in a city",
+    {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 40},
+            "unit": {"enum": ["celsius", "fahrenheit"]},
+        },
+        "required": ["city", "unit"],
+        "additionalProperties": False,
+    },
+)
+CLOCK = Tool("get_time", "The time in a city", {"type": "object", "properties": {}})
+
+
+def ask(text: str, **fields: object) -> GenerationRequest:
+    message = Message(role="user", content=(TextPart(text),))
+    return GenerationRequest(
+        model="m",
+        messages=(message,),
+        max_tokens=128,
+        sampling=Sampling(temperature=0.0, seed=1),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+async def run(engine: LlamaCpp, request: GenerationRequest) -> Completion:
+    builder = CompletionBuilder()
+    async for step in engine.generate(request):
+        builder.add(step)
+    return builder.build()
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [ToolChoice("required"), ToolChoice("named", "get_weather")],
+    ids=["required", "named"],
+)
+async def test_a_forced_tool_call_comes_and_keeps_to_its_schema(
+    llamacpp_engine: LlamaCpp, choice: ToolChoice
+) -> None:
+    tools = (WEATHER,) if choice.mode == "required" else (CLOCK, WEATHER)
+    completion = await run(
+        llamacpp_engine, ask("How warm is it in Paris?", tools=tools, tool_choice=choice)
+    )
+    (only,) = completion.choices
+    assert only.finish is FinishReason.TOOL_CALLS
+    (call,) = only.tool_calls
+    assert call.name == "get_weather"
+    arguments = json.loads(call.arguments)
+    assert set(arguments) == {"city", "unit"}
+    assert arguments["unit"] in ("celsius", "fahrenheit")
+    assert completion.usage.completion > 0
+    assert completion.usage.prompt > 50
+
+
+async def test_no_tool_is_called_where_none_may_be(llamacpp_engine: LlamaCpp) -> None:
+    request = ask("Say hello.", tools=(WEATHER,), tool_choice=ToolChoice("none"))
+    completion = await run(llamacpp_engine, request)
+    assert completion.choices[0].tool_calls == ()
+
+
+async def test_an_answer_keeps_to_its_json_schema(llamacpp_engine: LlamaCpp) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "capital": {"type": "string", "maxLength": 30},
+            "population": {"type": "integer", "minimum": 1, "maximum": 99_999_999},
+        },
+        "required": ["capital", "population"],
+        "additionalProperties": False,
+    }
+    form = ResponseFormat("json_schema", "city", schema)
+    completion = await run(llamacpp_engine, ask("The capital of France?", response_format=form))
+    answer = json.loads(completion.choices[0].text)
+    assert set(answer) == {"capital", "population"}
+    assert isinstance(answer["population"], int)
+
+
+async def test_a_schema_that_killed_llama_cpp_is_refused_before_it_sees_it(
+    llamacpp_engine: LlamaCpp,
+) -> None:
+    form = ResponseFormat("json_schema", "x", {"type": "array", "minItems": 9, "maxItems": 2})
+    with pytest.raises(EngineRejected, match="minItems 9 is above maxItems 2"):
+        await run(llamacpp_engine, ask("go", response_format=form))
+    assert (await run(llamacpp_engine, ask("Say hi."))).choices[0].text
+
+
+async def test_embeddings_are_unit_vectors_and_near_for_near_texts(
+    llamacpp_engine: LlamaCpp,
+) -> None:
+    texts = ("a cat sat on the mat", "a kitten lay on the rug", "quarterly revenue grew by 4 %")
+    result = await llamacpp_engine.embed(EmbeddingRequest(model="m", inputs=texts))
+    assert len(result.vectors) == 3
+    assert all(abs(math.hypot(*vector) - 1) < 1e-3 for vector in result.vectors)
+    near, far = (
+        sum(a * b for a, b in zip(result.vectors[0], other, strict=True))
+        for other in result.vectors[1:]
+    )
+    assert near > far
+    assert result.usage.prompt == await llamacpp_engine.count_prompt(
+        EmbeddingRequest(model="m", inputs=texts)
+    )
+    assert len(result.vectors[0]) == llamacpp_engine.capabilities.embedding_width
+
+
+@pytest.mark.parametrize("alternatives", [0, 3])
+async def test_logprobs_come_with_just_the_alternatives_asked_for(
+    llamacpp_engine: LlamaCpp, alternatives: int
+) -> None:
+    completion = await run(llamacpp_engine, ask("Say hi.", logprobs=alternatives))
+    logprobs = completion.choices[0].logprobs
+    assert logprobs
+    assert all(entry.logprob <= 0 for entry in logprobs)
+    assert {len(entry.top) for entry in logprobs} == {alternatives}
+
+
+async def test_several_choices_each_end_and_are_counted(llamacpp_engine: LlamaCpp) -> None:
+    completion = await run(llamacpp_engine, ask("Say hi.", n=2))
+    assert [choice.index for choice in completion.choices] == [0, 1]
+    assert all(choice.text for choice in completion.choices)
+    assert completion.usage.completion >= 2

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL as _UNCAUSED
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 class _Connection(ResponseHandler):
@@ -31,7 +32,7 @@ class _Connection(ResponseHandler):
         """
         super().set_exception(exc, exc_cause)
         body = self._payload
-        if body is not None and not body.is_eof() and body.exception() is None:
+        if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof():
             body.set_exception(aiohttp.ClientPayloadError(str(exc)))
 
 
@@ -42,8 +43,8 @@ def _make_connection(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
 class PooledConnector(aiohttp.TCPConnector):
     """A TCP connector that makes such connections.
 
-    `_factory` is not part of aiohttp's documented interface. Should it go, a request costs more, and
-    a broken body is noticed at the idle time-out only; a test tells.
+    `_factory` is not part of aiohttp's documented interface. Should it go, a request costs more,
+    and a broken body is noticed at the idle time-out only; a test tells.
     """
 
     def __init__(self, **options: Any) -> None:

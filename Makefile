@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml install.sh
 
 lock: $(STAMP)
 	$(RUN) uv pip compile --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --quiet --extra openvino --group dev pyproject.toml -o requirements.lock
+	  --no-emit-index-url --quiet --group dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -405,6 +405,12 @@ def test_an_error_event_is_what_it_stands_for_before_the_first_delta() -> None:
         StreamDecoder().step([b'{"error":"boom"}'])
 
 
+def test_the_upstream_key_is_cut_out_of_an_error_event_too() -> None:
+    refused = b'{"error":{"message":"key sk-upstream is odd","code":400}}'
+    with pytest.raises(EngineRejected, match="key … is odd"):
+        StreamDecoder(hide=("sk-upstream",)).step([refused])
+
+
 def test_an_error_event_after_the_first_delta_breaks_the_answer_off() -> None:
     decoder = StreamDecoder()
     decoder.step([chunk(content="a")])

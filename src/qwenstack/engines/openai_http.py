@@ -179,7 +179,7 @@ class OpenAIEngine:
                 body = await self._body(exchange, self._server.max_body_bytes)
                 yield decode_completion(body, request.n)
                 return
-            decoder = StreamDecoder(request.n)
+            decoder = StreamDecoder(request.n, hide=self._hidden)
             splitter = EventSplitter(self._server.max_event_bytes)
             while not decoder.done:
                 read = await self._read(exchange, decoder.began)

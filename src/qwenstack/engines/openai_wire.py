@@ -157,15 +157,17 @@ _BROKEN_FINISH: Final = frozenset({"abort", "error"})
 class StreamDecoder:
     """Turns the event payloads of one streamed generation into `Step`s.
 
-    `choices` is the number of alternatives that was asked for. Feed the payloads of each network
+    `choices` is the number of alternatives that was asked for; `hide` are strings that no error
+    may repeat (the upstream's key). Feed the payloads of each network
     read to `step`; when the stream ends, `end` says whether it ended whole. `done` is set once the
     final step has been returned.
     """
 
-    __slots__ = ("_choices", "_exact", "_finished", "_running", "_usage", "began", "done")
+    __slots__ = ("_choices", "_exact", "_finished", "_hide", "_running", "_usage", "began", "done")
 
-    def __init__(self, choices: int = 1) -> None:
+    def __init__(self, choices: int = 1, *, hide: tuple[str, ...] = ()) -> None:
         self._choices = choices
+        self._hide = hide
         self._finished: set[int] = set()
         self._usage: TokenUsage | None = None
         self._exact = False
@@ -311,7 +313,7 @@ class StreamDecoder:
         status = status_of(detail)
         if self.began:
             return EngineProtocolError("the engine broke its stream off with an error event")
-        return error_for(status, detail)
+        return error_for(status, detail, hide=self._hide)
 
 
 def decode_completion(body: bytes, choices: int = 1) -> Step:

@@ -21,9 +21,30 @@ JSON = st.recursive(
     max_leaves=20,
 )
 KEYWORDS = st.sampled_from(
-    ["type", "items", "properties", "minItems", "maxItems", "minLength", "maxLength", "enum"]
-    + ["required", "pattern", "anyOf", "allOf", "$ref", "$defs", "minimum", "maximum", "not"]  # noqa: RUF005
-    + ["multipleOf", "exclusiveMinimum", "additionalProperties", "patternProperties", "const"]
+    [
+        "type",
+        "items",
+        "properties",
+        "minItems",
+        "maxItems",
+        "minLength",
+        "maxLength",
+        "enum",
+        "required",
+        "pattern",
+        "anyOf",
+        "allOf",
+        "$ref",
+        "$defs",
+        "minimum",
+        "maximum",
+        "not",
+        "multipleOf",
+        "exclusiveMinimum",
+        "additionalProperties",
+        "const",
+        "patternProperties",
+    ]
 )
 SCHEMA_LIKE = st.recursive(
     JSON, lambda inner: st.dictionaries(KEYWORDS, inner, max_size=5), max_leaves=30

@@ -163,7 +163,17 @@ class StreamDecoder:
     final step has been returned.
     """
 
-    __slots__ = ("_choices", "_exact", "_finished", "_hide", "_running", "_usage", "began", "done")
+    __slots__ = (
+        "_choices",
+        "_ended",
+        "_exact",
+        "_finished",
+        "_hide",
+        "_running",
+        "_usage",
+        "began",
+        "done",
+    )
 
     def __init__(self, choices: int = 1, *, hide: tuple[str, ...] = ()) -> None:
         self._choices = choices
@@ -171,6 +181,7 @@ class StreamDecoder:
         self._finished: set[int] = set()
         self._usage: TokenUsage | None = None
         self._exact = False
+        self._ended: int | None = None
         self._running: dict[int, TokenUsage] = {}
         self.began = False
         self.done = False
@@ -194,8 +205,6 @@ class StreamDecoder:
                 raise self._stream_error(chunk.error)
             if chunk.usage is not None:
                 usage = chunk.usage
-                if self._choices > 1:
-                    self._count_choice(chunk)
             choices = chunk.choices
             if choices is None:
                 if chunk.usage is None and chunk.timings is None:
@@ -218,6 +227,8 @@ class StreamDecoder:
                     deltas.append(Delta(choice.index, piece.content, reasoning))
                 else:
                     self._take(choice, deltas)
+            if wanted > 1:
+                self._count_choice(chunk)
             if chunk.usage is not None and len(finished) == wanted:
                 self._exact = True  # counts from before the last token are running counts only
         if deltas:
@@ -239,17 +250,16 @@ class StreamDecoder:
         self, deltas: list[Delta], wire: WireUsage | None, chunks: list[WireChunk], ends: bool
     ) -> Step | None:
         usage: TokenUsage | None = None
-        if wire is not None:
+        last = chunks[-1] if chunks else None
+        if self._running and last is not None and (last.choices or last.timings is not None):
+            # Each choice has been counted for itself, until vLLM's and SGLang's last chunk.
+            usage = _sum_over_choices(self._running)
+            if wire is not None:
+                self._usage = usage
+        elif wire is not None:
             usage = self._usage = token_usage(wire)
-            if self._running and chunks[-1].choices:
-                # vLLM and SGLang count each choice for itself until the last, choiceless chunk.
-                usage = self._usage = _sum_over_choices(self._running)
-        elif chunks and (timings := chunks[-1].timings) is not None:
-            usage = TokenUsage(
-                prompt=timings.prompt_n + timings.cache_n,
-                completion=timings.predicted_n,
-                cached=timings.cache_n,
-            )
+        elif last is not None and last.timings is not None:
+            usage = _running_usage(last.timings)
         if ends:
             self._check_whole()
             self.done = True
@@ -276,6 +286,7 @@ class StreamDecoder:
                 raise self._stray(index)
             if finish is not None:
                 self._finished.add(index)
+                self._ended = index
             deltas.append(Delta(index, text or "", reasoning, calls, logprobs, finish))
 
     def _finish(self, index: int, reason: str) -> FinishReason | None:
@@ -295,8 +306,21 @@ class StreamDecoder:
         )
 
     def _count_choice(self, chunk: WireChunk) -> None:
-        if chunk.choices and chunk.usage is not None:
-            self._running[chunk.choices[0].index] = token_usage(chunk.usage)
+        """Keep the count of one of several choices, which every server tells in its own way.
+
+        vLLM and SGLang put a usage on each chunk of a choice. llama-server puts timings there, and
+        sends a usage for each choice, without its number, right after the choice's end.
+        """
+        if chunk.usage is not None:
+            usage = token_usage(chunk.usage)
+        elif chunk.timings is not None:
+            usage = _running_usage(chunk.timings)
+        else:
+            return
+        if chunk.choices:
+            self._running[chunk.choices[0].index] = usage
+        elif chunk.timings is not None and self._ended is not None:
+            self._running[self._ended] = usage
 
     def _check_whole(self) -> None:
         missing = self._choices - len(self._finished)
@@ -358,6 +382,15 @@ def token_usage(wire: WireUsage) -> TokenUsage:
     if fault is not None:
         raise EngineProtocolError(f"the engine's usage contradicts itself: {fault}")
     return usage
+
+
+def _running_usage(timings: WireTimings) -> TokenUsage:
+    """llama-server's count so far; its prompt leaves out what came from the prefix cache."""
+    return TokenUsage(
+        prompt=timings.prompt_n + timings.cache_n,
+        completion=timings.predicted_n,
+        cached=timings.cache_n,
+    )
 
 
 def _sum_over_choices(running: dict[int, TokenUsage]) -> TokenUsage:

@@ -7,7 +7,7 @@ client sends. docs/anthropic-surface.md lists what becomes of every field.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -41,6 +41,8 @@ from qwenstack.studio.surfaces.openai_fields import (
     unknown_tool,
     unsupported,
 )
+
+T = TypeVar("T")
 
 # The vendor's bound; it lets the tools of MCP servers through, whose names are long.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -144,7 +146,9 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mcp_servers: list[object] | None = None
 
 
-class MessagesRequest(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+class MessagesRequest(
+    PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False
+):
     """The body of a generation."""
 
     max_tokens: int
@@ -184,7 +188,6 @@ class _AnyTool(msgspec.Struct, frozen=True):
 
 class _AnyBlock(msgspec.Struct, frozen=True):
     type: str | None = None
-    content: object = None
 
 
 class _AnyTurn(msgspec.Struct, frozen=True):
@@ -249,8 +252,37 @@ def _read_prompt(wire: PromptFields) -> GenerationRequest:
     )
 
 
-def _decode[T](decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    raise NotImplementedError
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decode(decoder, body)
+    except Refusal as refusal:
+        raise _better_reason(body) or refusal from refusal.__cause__
+
+
+def _better_reason(body: bytes) -> Refusal | None:
+    """Say that a published kind of tool or block is not offered, rather than that a field is odd.
+
+    Looked at only after the request has turned out to be wrong.
+    """
+    try:
+        request = decode(_LENIENT, body)
+    except Refusal:
+        return None
+    for index, tool in enumerate(request.tools or ()):
+        if tool.type not in (None, "custom"):
+            param = f"tools[{index}].type"
+            return unsupported(
+                param,
+                f"Unsupported value for '{param}': {show(tool.type)}. No tools are run here; only "
+                "tools of type 'custom', which the caller runs, are offered.",
+            )
+    for index, turn in enumerate(request.messages):
+        if isinstance(turn.content, list):
+            for number, block in enumerate(turn.content):
+                reason = refused_block(block.type or "", f"messages[{index}].content[{number}]")
+                if reason is not None:
+                    return reason
+    return None
 
 
 def _read_thinking(
@@ -308,9 +340,7 @@ def _stops(stops: list[str] | None) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _read_tools(
-    wire: PromptFields, markers: Markers
-) -> tuple[tuple[Tool, ...], ToolChoice, bool]:
+def _read_tools(wire: PromptFields, markers: Markers) -> tuple[tuple[Tool, ...], ToolChoice, bool]:
     tools = check_tools(
         tuple(
             [
@@ -353,7 +383,7 @@ def _read_tool(tool: ToolFields, param: str, markers: Markers) -> Tool:
         raise unsupported(
             f"{param}.allowed_callers",
             f"Unsupported value for '{param}.allowed_callers': {show(tool.allowed_callers)}. Only "
-            "the model itself calls tools: leave it out, or send [\"direct\"].",
+            'the model itself calls tools: leave it out, or send ["direct"].',
         )
     if tool.input_examples:
         raise unsupported(

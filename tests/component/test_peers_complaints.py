@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from qwenstack.studio import tenants
 from qwenstack.studio.accounts import create_budget, find_workspace, put_plan
 from qwenstack.studio.admission.limits import Limit
 from qwenstack.studio.tenancy import Plan
@@ -211,3 +214,30 @@ async def test_cache_hits_have_their_own_price(tmp_path: Path) -> None:
         # 400 at 0.02, then 600 at a fifth and at a tenth of it.
         assert implicit.amount_micro == round(400 * 0.02 + 600 * 0.004)
         assert explicit.amount_micro == round(400 * 0.02 + 600 * 0.002)
+
+
+async def test_a_budget_alerts_once_when_its_line_is_crossed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenants, "_ALERT_EVERY_S", 0.05)
+    upstream = Upstream()
+    upstream.tokens = 100
+    async with running_studio(tmp_path, upstream=upstream) as studio:
+        key = await studio.tenant()
+        await studio.act(
+            lambda connection: create_budget(
+                connection,
+                actor="t",
+                workspace_id=find_workspace(connection, "acme").id,
+                key_id=None,
+                period="month",
+                limit_micro=100,
+                alert_percent=10,
+            )
+        )
+        for _ in range(3):
+            assert (await studio.chat(key)).status == 200
+            await asyncio.sleep(0.2)
+    alerts = [each for each in caplog.records if getattr(each, "event", "") == "budget_alert"]
+    assert len(alerts) == 1
+    assert "acme" in alerts[0].getMessage()

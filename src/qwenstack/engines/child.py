@@ -252,8 +252,8 @@ class Child:
                 continue
 
     async def _watch_memory(self, process: asyncio.subprocess.Process) -> None:
-        spec = self._spec
         while process.returncode is None:
+            spec = self._spec
             resident = self.resident_bytes()
             if spec.memory_bytes_max and resident > spec.memory_bytes_max:
                 self.kill(

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import msgspec
 import psutil
 
@@ -32,6 +33,7 @@ from qwenstack.engines.interface import (
     Capabilities,
     EngineIdentity,
     EngineRejected,
+    EngineUnavailable,
 )
 from qwenstack.engines.llamacpp_child import LlamaCppConfiguration
 from qwenstack.engines.llamacpp_server import LlamaCppServer, ServerBounds
@@ -43,6 +45,8 @@ _WORKING_MIB: Final = 1536
 _CONTEXT_FALLBACK: Final = 4096
 _CONTEXT_MIN: Final = 1024
 _EMBEDDING_CONTEXT_MAX: Final = 8192
+_TRIES: Final = 3
+_RETRY_S: Final = 0.1
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +163,23 @@ class LlamaCpp:
         """Run `request`. Closing the generator frees its slot."""
         if request.response_format.schema is not None:
             check_schema(request.response_format.schema, "response_format")
+        for attempt in range(1, _TRIES + 1):
+            began = False
+            try:
+                async with aclosing(self._steps(request)) as steps:
+                    async for step in steps:
+                        began = True
+                        yield step
+                return
+            except EngineUnavailable as error:
+                # The child has died and its death is not noticed yet: nothing has reached it. A
+                # request that broke off inside it may be what kills it, and is not sent again.
+                refused = isinstance(error.__cause__, aiohttp.ClientConnectorError)
+                if began or not refused or attempt == _TRIES:
+                    raise
+            await asyncio.sleep(_RETRY_S)
+
+    async def _steps(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         client = await self._server.client()
         if request.tools and request.tool_choice.mode in ("required", "named"):
             steps = self._forced_call(client, request)

@@ -64,12 +64,14 @@ def main() -> None:
     os._exit(0)
 
 
-def missing_cpu_feature(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+def missing_cpu_feature(
+    cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()
+) -> str | None:
     """What this processor lacks of what the wheel of xllamacpp was compiled for, in words.
 
     Its x86 code uses AVX2 without asking, so the process would die of SIGILL.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if machine.lower() not in ("x86_64", "amd64"):
         return None
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()

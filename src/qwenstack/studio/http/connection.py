@@ -50,8 +50,10 @@ class Connection(HttpToolsProtocol):
             self._on_lost()
 
     def watch(self, on_lost: Callable[[], None] | None) -> None:
-        """Call `on_lost` when the client goes away; one at a time, None for nobody."""
+        """Call `on_lost` when the client goes away, or now if it has; None for nobody."""
         self._on_lost = on_lost
+        if on_lost is not None and self.transport.is_closing():
+            on_lost()
 
     def data_received(self, data: bytes) -> None:
         """Parse, within bounds."""

@@ -167,14 +167,14 @@ class Exchange:
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a part of the body; a client that does not take it in time counts as gone."""
-        if not more:
-            # An answer that is complete is no reason to be cancelled.
-            self.unwatch()
         timer = asyncio.get_running_loop().call_later(SEND_TIMEOUT_S, self._gone)
         try:
             await self._send({"type": "http.response.body", "body": data, "more_body": more})
         finally:
             timer.cancel()
+        if not more:
+            # An answer that is complete is no reason to be cancelled.
+            self.unwatch()
 
     async def reply_pieces(self, size: int, content_type: bytes, pieces: Iterator[bytes]) -> None:
         """Send a stored file of known size; reading it happens off the event loop."""

@@ -18,9 +18,11 @@ from qwenstack.studio.admission.limits import (
     LimiterUnavailableError,
     Refused,
     Scopes,
+    Snapshot,
     refusal_for,
 )
 from qwenstack.studio.deployments import Deployment, Deployments
+from qwenstack.studio.engine_refusals import refusal_of
 from qwenstack.studio.ledger.funds import Funds
 from qwenstack.studio.ledger.holds import Hold, HoldRequest
 from qwenstack.studio.ledger.journal import Journal
@@ -129,6 +131,28 @@ class Door:
             line=line,
         )
 
+    async def count_prompt(
+        self, caller: Caller, request: GenerationRequest
+    ) -> tuple[int, Snapshot]:
+        """The engine's own count of a prompt, and how its limits stand; raises Refusal.
+
+        It counts as one request of no tokens, and nothing is billed.
+        """
+        self.check_open()
+        deployment = self.deployments.get(request.model)
+        check_model_allowed(caller, deployment.name)
+        _check_residency(caller, deployment)
+        _check_capabilities(request, deployment)
+        if not deployment.engine.capabilities.counts_prompts:
+            raise _cannot(deployment, "count tokens without running them", "model")
+        admission = await self._count(caller, deployment, 0, batch=False)
+        try:
+            return await deployment.engine.count_prompt(request), admission.snapshot
+        except EngineError as error:
+            raise refusal_of(error) from error
+        finally:
+            await self._limiter.settle(admission, 0)
+
     def check_open(self) -> None:
         """Raise Refusal while nothing can be served."""
         if self.draining:
@@ -165,7 +189,9 @@ class Door:
         if isinstance(request, GenerationRequest):
             request = bounded(request, asking.deployment, prompt, exact=exact)
             completion = (request.max_tokens or 0) * request.n
-        admission = await self._count(asking, prompt + completion)
+        admission = await self._count(
+            asking.caller, asking.deployment, prompt + completion, batch=asking.line is not None
+        )
         try:
             hold = await self._funds.place(_hold_request(asking, prompt, completion))
         except BaseException:
@@ -173,10 +199,12 @@ class Door:
             raise
         return admission, hold, request
 
-    async def _count(self, asking: _Asking, tokens: int) -> Admission:
-        scopes = limit_scopes(asking.caller, asking.deployment.name, batch=asking.line is not None)
+    async def _count(
+        self, caller: Caller, deployment: Deployment, tokens: int, *, batch: bool
+    ) -> Admission:
+        scopes = limit_scopes(caller, deployment.name, batch=batch)
         try:
-            verdict = await self._limiter.reserve(asking.caller.workspace.id, scopes, tokens)
+            verdict = await self._limiter.reserve(caller.workspace.id, scopes, tokens)
         except LimiterUnavailableError as error:
             raise Refusal(
                 RefusalKind.STORAGE_UNAVAILABLE,

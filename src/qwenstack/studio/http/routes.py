@@ -10,8 +10,11 @@ from qwenstack.studio.http.embeddings import EmbeddingRoute
 from qwenstack.studio.http.generation import GenerationRoute
 from qwenstack.studio.http.health import Health
 from qwenstack.studio.http.models import ModelRoutes
+from qwenstack.studio.http.token_count import TokenCountRoute
 from qwenstack.studio.installation import Installation
-from qwenstack.studio.surfaces import openai_errors
+from qwenstack.studio.surfaces import anthropic_errors, dashscope_errors, openai_errors
+from qwenstack.studio.surfaces.anthropic import AnthropicMessages
+from qwenstack.studio.surfaces.dashscope import DashScopeEmbeddings, DashScopeGeneration
 from qwenstack.studio.surfaces.interface import EmbeddingSurface, GenerationSurface
 from qwenstack.studio.surfaces.openai_chat import ChatSurface
 from qwenstack.studio.surfaces.openai_completions import CompletionsSurface
@@ -21,6 +24,9 @@ from qwenstack.studio.surfaces.openai_responses import ResponsesSurface
 # Model Studio serves the same OpenAI surface under the second prefix. The third is for clients
 # whose base URL was given without a version.
 OPENAI_PREFIXES = ("/v1", "/compatible-mode/v1", "")
+# Model Studio's base URL for Anthropic's clients is the second.
+ANTHROPIC_PREFIXES = ("/v1", "/apps/anthropic/v1")
+DASHSCOPE_PREFIX = "/api/v1/services"
 BATCH_FOLDER = "files"
 
 _OPENAI_GENERATION: dict[str, GenerationSurface] = {
@@ -29,6 +35,21 @@ _OPENAI_GENERATION: dict[str, GenerationSurface] = {
     "/responses": ResponsesSurface(),
 }
 _OPENAI_EMBEDDING: dict[str, EmbeddingSurface] = {"/embeddings": EmbeddingsSurface()}
+_DASHSCOPE_GENERATION: dict[str, GenerationSurface] = {
+    "/aigc/text-generation/generation": DashScopeGeneration(multimodal=False),
+    "/aigc/multimodal-generation/generation": DashScopeGeneration(multimodal=True),
+}
+_DASHSCOPE_EMBEDDING: dict[str, EmbeddingSurface] = {
+    "/embeddings/text-embedding/text-embedding": DashScopeEmbeddings(),
+}
+_ANTHROPIC = AnthropicMessages()
+# In which shape a path that nothing serves is refused, by how it begins.
+_REFUSE_AT = {
+    "/": openai_errors.refuse,
+    "/v1/messages": anthropic_errors.refuse,
+    "/apps/anthropic": anthropic_errors.refuse,
+    "/api/v1": dashscope_errors.refuse,
+}
 
 
 class Studio:
@@ -47,7 +68,7 @@ class Studio:
         self.app = App(
             routes=self._routes(),
             prefixes=self._prefixes(),
-            refuse_at={"/": openai_errors.refuse},
+            refuse_at=_REFUSE_AT,
         )
 
     def _lines(self) -> LineServer:
@@ -80,6 +101,19 @@ class Studio:
             routes["GET", f"{prefix}/files"] = files.index
             routes["POST", f"{prefix}/batches"] = batches.create
             routes["GET", f"{prefix}/batches"] = batches.index
+        counting = TokenCountRoute(
+            tenants=installation.tenants,
+            door=installation.door,
+            observer=installation.observer,
+            body_bytes_max=installation.settings.server.body_bytes_max,
+        )
+        for prefix in ANTHROPIC_PREFIXES:
+            routes["POST", f"{prefix}/messages"] = self._generation(_ANTHROPIC)
+            routes["POST", f"{prefix}/messages/count_tokens"] = counting
+        for path, generation in _DASHSCOPE_GENERATION.items():
+            routes["POST", DASHSCOPE_PREFIX + path] = self._generation(generation)
+        for path, embedding in _DASHSCOPE_EMBEDDING.items():
+            routes["POST", DASHSCOPE_PREFIX + path] = self._embedding(embedding)
         return routes
 
     def _prefixes(self) -> dict[tuple[str, str], Handler]:

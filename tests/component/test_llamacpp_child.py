@@ -117,7 +117,8 @@ async def test_a_prompt_over_the_context_is_refused_as_such(engine: LlamaCpp, ex
 
 
 async def test_a_context_that_fills_up_ends_the_answer_by_length(engine: LlamaCpp) -> None:
-    request = ask("word " * (CONTEXT - 100) + "Count to 5000, one number a line.", 10_000)
+    numbers = "".join(f"{number}\n" for number in range(100, 210))  # 4 tokens a line
+    request = msgspec.structs.replace(LONG, messages=(), prompt=numbers, max_tokens=10_000)
     reasons = []
     async for step in engine.generate(request):
         reasons += [delta.finish.value for delta in step.deltas if delta.finish is not None]

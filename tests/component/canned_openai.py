@@ -1,4 +1,4 @@
-"""A real HTTP server that wires the OpenAI surfaces to canned steps, one list for each model name.
+"""A real HTTP server that wires every surface to canned steps, one list for each model name.
 
 It stands in for admission, ledger and engine only: what crosses the wire is the surfaces' own.
 """
@@ -16,8 +16,20 @@ import uvicorn
 from qwenstack.core.generation import CompletionBuilder, EmbeddingResult, Step
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.core.tokens import TokenUsage
-from qwenstack.studio.surfaces import openai_errors, openai_models
-from qwenstack.studio.surfaces.interface import Call, GenerationSurface, Reply
+from qwenstack.studio.surfaces import (
+    anthropic_errors,
+    dashscope_errors,
+    openai_errors,
+    openai_models,
+)
+from qwenstack.studio.surfaces.anthropic import AnthropicMessages, AnthropicTokenCount
+from qwenstack.studio.surfaces.dashscope import DashScopeEmbeddings, DashScopeGeneration
+from qwenstack.studio.surfaces.interface import (
+    Call,
+    EmbeddingSurface,
+    GenerationSurface,
+    Reply,
+)
 from qwenstack.studio.surfaces.openai_chat import ChatSurface
 from qwenstack.studio.surfaces.openai_completions import CompletionsSurface
 from qwenstack.studio.surfaces.openai_embeddings import EmbeddingsSurface
@@ -30,10 +42,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 REQUEST_ID = "req_canned"
 CREATED = 1_700_000_000
 KEY = b"Bearer sk-canned"
+COUNTED_TOKENS = 11
+AIGC = "/api/v1/services/aigc"
 
 
 class CannedServer:
-    """Serves `scripts` under http://127.0.0.1:port/v1 until `close`."""
+    """Serves `scripts` under http://127.0.0.1:port (`host`) until `close`.
+
+    `base_url` is for OpenAI's client, `dashscope_url` for DashScope's; Anthropic's takes the host.
+    """
 
     def __init__(self, scripts: dict[str, Script]) -> None:
         self.scripts = scripts
@@ -42,10 +59,18 @@ class CannedServer:
             "/v1/chat/completions": ChatSurface(),
             "/v1/completions": CompletionsSurface(),
             "/v1/responses": ResponsesSurface(),
+            "/v1/messages": AnthropicMessages(),
+            f"{AIGC}/text-generation/generation": DashScopeGeneration(multimodal=False),
+            f"{AIGC}/multimodal-generation/generation": DashScopeGeneration(multimodal=True),
         }
-        self._embeddings = EmbeddingsSurface()
+        self._embeddings: dict[str, EmbeddingSurface] = {
+            "/v1/embeddings": EmbeddingsSurface(),
+            "/api/v1/services/embeddings/text-embedding/text-embedding": DashScopeEmbeddings(),
+        }
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        self.host = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.base_url = f"{self.host}/v1"
+        self.dashscope_url = f"{self.host}/api/v1"
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._app, interface="asgi3", log_level="error", lifespan="off", http="httptools"
@@ -73,7 +98,7 @@ class CannedServer:
         try:
             await self._answer(scope, body, send)
         except Refusal as refusal:
-            await _reply(send, openai_errors.refuse(refusal, REQUEST_ID))
+            await _reply(send, _refuse(scope["path"], refusal))
 
     async def _answer(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -86,11 +111,16 @@ class CannedServer:
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             await _reply(send, Reply(200, openai_models.encode_model(cards, name)))
-        elif path == "/v1/embeddings":
-            embedding = self._embeddings.parse(body, headers)
+        elif path == "/v1/messages/count_tokens":
+            counting = AnthropicTokenCount()
+            counting.parse(body)
+            await _reply(send, Reply(200, counting.encode(COUNTED_TOKENS)))
+        elif path in self._embeddings:
+            embeddings = self._embeddings[path]
+            embedding = embeddings.parse(body, headers)
             vectors = tuple((0.5, float(index)) for index in range(len(embedding.request.inputs)))
             result = EmbeddingResult(vectors, TokenUsage(prompt=3))
-            answer = self._embeddings.encode(embedding, result, REQUEST_ID, CREATED)
+            answer = embeddings.encode(embedding, result, REQUEST_ID, CREATED)
             await _reply(send, Reply(200, answer))
         else:
             surface = self._routes[path]
@@ -122,6 +152,14 @@ class CannedServer:
                 return
             data = encoder.finish(step) if step.final else encoder.step(step)
             await _body(send, data, more=not step.final)
+
+
+def _refuse(path: str, refusal: Refusal) -> Reply:
+    if path.startswith("/api/v1"):
+        return dashscope_errors.refuse(refusal, REQUEST_ID)
+    if path.startswith("/v1/messages"):
+        return anthropic_errors.refuse(refusal, REQUEST_ID)
+    return openai_errors.refuse(refusal, REQUEST_ID)
 
 
 async def _start(

@@ -8,50 +8,10 @@ import openai
 import pydantic
 import pytest
 
-from qwenstack.core.generation import (
-    Delta,
-    FinishReason,
-    Message,
-    Step,
-    TextPart,
-    TokenLogprob,
-    ToolCall,
-    ToolCallDelta,
-)
-from qwenstack.core.refusals import Refusal, RefusalKind
-from qwenstack.core.tokens import TokenUsage
-from tests.component.canned_openai import CannedServer, Script
-
-USAGE = TokenUsage(12, 6, cached=4, reasoning=2)
-STOP = Step((Delta(finish=FinishReason.STOP),), USAGE, final=True)
-SCRIPTS: dict[str, Script] = {
-    "hello": [
-        Step((Delta(reasoning="I greet."),)),
-        Step((Delta(text="Hel"), Delta(text="lo"))),
-        Step((Delta(text=" 世界"),)),
-        STOP,
-    ],
-    "tool": [
-        Step((Delta(tool_calls=(ToolCallDelta(0, "call_1", "weather", ""),)),)),
-        Step((Delta(tool_calls=(ToolCallDelta(0, arguments='{"city":'),)),)),
-        Step((Delta(tool_calls=(ToolCallDelta(0, arguments='"Paris"}'),)),)),
-        Step((Delta(tool_calls=(ToolCallDelta(1, "call_2", "weather", '{"city":"Rome"}'),)),)),
-        Step((Delta(finish=FinishReason.TOOL_CALLS),), USAGE, final=True),
-    ],
-    "json": [Step((Delta(text='{"name":"Paris","size":2}'),)), STOP],
-    "likely": [
-        Step((Delta(text="a", logprobs=(TokenLogprob("a", -0.1, top=(TokenLogprob("b", -3),)),)),)),
-        STOP,
-    ],
-    "dying": [
-        Step((Delta(text="Hel"),)),
-        Refusal(RefusalKind.ENGINE_FAILED, "The engine stopped; send the request again."),
-    ],
-    **{
-        kind.value: [Refusal(kind, f"This is {kind.value}.", retry_after_s=0.01)]
-        for kind in RefusalKind
-    },
-}
+from qwenstack.core.generation import Message, TextPart, ToolCall
+from qwenstack.core.refusals import RefusalKind
+from tests.component.canned_openai import CannedServer
+from tests.component.canned_scripts import SCRIPTS
 
 
 class City(pydantic.BaseModel):

@@ -91,6 +91,7 @@ def error_event(refusal: Refusal, request_id: str) -> bytes:
 
 
 def refuse(refusal: Refusal, request_id: str) -> Reply:
-    """The whole answer to a refused request."""
+    """The whole answer to a refused request. The vendor's client looks for the id in a header."""
     status = _WORDING[refusal.kind].status
-    return Reply(status, error_body(refusal, request_id), retry_headers(refusal))
+    headers = ((b"request-id", request_id.encode()), *retry_headers(refusal))
+    return Reply(status, error_body(refusal, request_id), headers)

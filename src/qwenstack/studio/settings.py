@@ -53,11 +53,10 @@ class PriceSettings(_Section, frozen=True):
 
 
 class LogSettings(_Section, frozen=True):
-    """`[log]`. `prompts` puts the text of requests in the log: off unless you say so."""
+    """`[log]`. No level puts the text of requests in the log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "text"
-    prompts: bool = False
 
 
 class TelemetrySettings(_Section, frozen=True):

@@ -1,0 +1,149 @@
+"""The log: one line a record, JSON or text, and one line for each request that ended."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import IO
+
+import msgspec
+
+from qwenstack.core.instants import now_us, to_us
+from qwenstack.core.refusals import Refusal
+from qwenstack.engines.interface import EngineRejected
+from qwenstack.studio.charge import Charge
+from qwenstack.studio.safe_text import printable
+from qwenstack.studio.settings import LogSettings
+from qwenstack.studio.ticket import Ticket
+
+_log = logging.getLogger("qwenstack.requests")
+
+# What the standard library itself puts on a record; everything else came through `extra`.
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def configure_logging(settings: LogSettings, stream: IO[str] | None = None) -> None:
+    """Send every log record to `stream` (standard error), as the settings say.
+
+    Calling it again replaces what the call before set up. The level holds for our own records;
+    libraries speak from warning up, whatever it is, since their chatter could hold requests.
+    """
+    handler = _Handler(stream if stream is not None else sys.stderr)
+    handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
+    root = logging.getLogger()
+    for old in [each for each in root.handlers if isinstance(each, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("qwenstack").setLevel(settings.level.upper())
+
+
+class _Handler(logging.StreamHandler[IO[str]]):
+    """Ours: so that a second configuration finds and replaces it."""
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line: `time` (UTC), `level`, `logger`, `message`, and all of `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        fields: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        return _encoder.encode(fields).decode()
+
+
+class TextLines(logging.Formatter):
+    """Time, level, message and `name=value` of all of `extra`; foreign text cannot break a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line, and a traceback below where there is one."""
+        extras = "".join(f" {name}={value}" for name, value in _extras(record).items())
+        line = printable(
+            f"{_time(record)} {record.levelname.lower()} {record.getMessage()}{extras}"
+        )
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _time(record: logging.LogRecord) -> str:
+    instant = datetime.fromtimestamp(record.created, UTC)
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and value is not None
+    }
+
+
+class RequestLog:
+    """An observer that logs a line for each request that ended or was refused."""
+
+    def settled(self, ticket: Ticket, charge: Charge) -> None:
+        """A bill: what was used, what it costs, how long it took."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        usage = charge.usage
+        fields = {
+            **_who(ticket),
+            "outcome": charge.outcome,
+            "prompt_tokens": usage.prompt,
+            "completion_tokens": usage.completion,
+            "cached_tokens": usage.cached + usage.cached_explicit,
+            "reasoning_tokens": usage.reasoning,
+            "amount_micro": charge.amount_micro,
+            "currency": charge.currency,
+            "first_token_ms": charge.first_token_ms,
+            "duration_ms": (to_us(charge.finished_at) - ticket.started_us) // 1000,
+        }
+        _log.info("request", extra=fields)
+
+    def voided(self, ticket: Ticket) -> None:
+        """A request without a bill."""
+        fields = {
+            **_who(ticket),
+            "outcome": "voided",
+            "duration_ms": (now_us() - ticket.started_us) // 1000,
+        }
+        _log.info("request", extra=fields)
+
+    def unmetered(self, ticket: Ticket) -> None:
+        """A warning: text was given away."""
+        _log.warning("a stream broke off uncounted and is not billed", extra=_who(ticket))
+
+    def engine_failed(self, ticket: Ticket, error: Exception) -> None:
+        """A warning with the error's class, and its words where they cannot be the caller's."""
+        # A rejection repeats the engine's words on the request, which may quote the prompt.
+        reason = None if isinstance(error, EngineRejected) else str(error)
+        _log.warning(
+            "the engine failed",
+            extra={**_who(ticket), "error": type(error).__name__, "reason": reason},
+        )
+
+    def refused(self, surface: str, refusal: Refusal) -> None:
+        """The kind alone: a refusal's words may quote the request."""
+        _log.info("refused", extra={"surface": surface, "kind": refusal.kind.value})
+
+
+def _who(ticket: Ticket) -> dict[str, object]:
+    line = ticket.line
+    return {
+        "request_id": ticket.request_id,
+        "workspace": ticket.caller.workspace.id,
+        "key": ticket.caller.key.prefix,
+        "surface": ticket.surface,
+        "model": ticket.deployment.name,
+        "batch_id": line.batch_id if line else None,
+    }

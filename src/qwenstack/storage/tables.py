@@ -30,6 +30,8 @@ metadata = MetaData(
     }
 )
 
+# `sqlite_with_rowid=False`: a row lives in its key's tree, one page less to write for each bill.
+
 workspaces = Table(
     "workspaces",
     metadata,
@@ -91,6 +93,7 @@ budget_spend = Table(
     Column("budget_id", String(40), ForeignKey("budgets.id"), primary_key=True),
     Column("period_start_us", BigInteger, primary_key=True),
     Column("spent_micro", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 free_quotas = Table(
@@ -101,6 +104,7 @@ free_quotas = Table(
     Column("granted_tokens", BigInteger, nullable=False),
     Column("used_tokens", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 changes = Table(
@@ -108,6 +112,7 @@ changes = Table(
     metadata,
     Column("topic", String(32), primary_key=True),
     Column("version", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 transactions = Table(
@@ -119,6 +124,7 @@ transactions = Table(
     Column("at_us", BigInteger, nullable=False),
     Column("memo", Text),
     Index(None, "workspace_id", "at_us"),
+    sqlite_with_rowid=False,
 )
 
 postings = Table(
@@ -128,7 +134,7 @@ postings = Table(
     Column("account", String(80), primary_key=True),
     Column("currency", String(3), nullable=False),
     Column("amount_micro", BigInteger, nullable=False),
-    Index(None, "account"),
+    sqlite_with_rowid=False,
 )
 
 balances = Table(
@@ -137,6 +143,7 @@ balances = Table(
     Column("account", String(80), primary_key=True),
     Column("currency", String(3), primary_key=True),
     Column("amount_micro", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 charges = Table(
@@ -169,6 +176,7 @@ charges = Table(
     Column("first_token_ms", Integer),
     Column("batch_id", String(48)),
     Index(None, "workspace_id", "finished_us"),
+    sqlite_with_rowid=False,
 )
 
 open_streams = Table(
@@ -178,6 +186,7 @@ open_streams = Table(
     Column("worker_id", String(48), nullable=False),
     Column("charge", LargeBinary, nullable=False),
     Column("updated_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 holds = Table(
@@ -192,6 +201,7 @@ holds = Table(
     Column("free_tokens", BigInteger, nullable=False),
     Column("placed_us", BigInteger, nullable=False),
     Index(None, "workspace_id"),
+    sqlite_with_rowid=False,
 )
 
 workers = Table(
@@ -261,4 +271,5 @@ batch_lines = Table(
     Column("request_id", String(48), nullable=False, unique=True),
     Column("status", Integer),
     Column("body", LargeBinary),
+    sqlite_with_rowid=False,
 )

@@ -31,12 +31,14 @@ def upgrade() -> None:
         sa.Column("currency", sa.String(length=3), nullable=False),
         sa.Column("amount_micro", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("account", "currency", name=op.f("pk_balances")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "changes",
         sa.Column("topic", sa.String(length=32), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("topic", name=op.f("pk_changes")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "holds",
@@ -49,6 +51,7 @@ def upgrade() -> None:
         sa.Column("free_tokens", sa.BigInteger(), nullable=False),
         sa.Column("placed_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_holds")),
+        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("holds", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_holds_workspace_id"), ["workspace_id"], unique=False)
@@ -60,6 +63,7 @@ def upgrade() -> None:
         sa.Column("charge", sa.LargeBinary(), nullable=False),
         sa.Column("updated_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_open_streams")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "plans",
@@ -77,6 +81,7 @@ def upgrade() -> None:
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.Column("memo", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transactions")),
+        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("transactions", schema=None) as batch_op:
         batch_op.create_index(
@@ -194,6 +199,7 @@ def upgrade() -> None:
             ["request_id"], ["transactions.id"], name=op.f("fk_charges_request_id")
         ),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_charges")),
+        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("charges", schema=None) as batch_op:
         batch_op.create_index(
@@ -235,6 +241,7 @@ def upgrade() -> None:
             ["workspace_id"], ["workspaces.id"], name=op.f("fk_free_quotas_workspace_id")
         ),
         sa.PrimaryKeyConstraint("workspace_id", "model", name=op.f("pk_free_quotas")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "postings",
@@ -246,10 +253,8 @@ def upgrade() -> None:
             ["transaction_id"], ["transactions.id"], name=op.f("fk_postings_transaction_id")
         ),
         sa.PrimaryKeyConstraint("transaction_id", "account", name=op.f("pk_postings")),
+        sqlite_with_rowid=False,
     )
-    with op.batch_alter_table("postings", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_postings_account"), ["account"], unique=False)
-
     op.create_table(
         "batch_lines",
         sa.Column("batch_id", sa.String(length=48), nullable=False),
@@ -261,6 +266,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_batch_lines_batch_id")),
         sa.PrimaryKeyConstraint("batch_id", "line", name=op.f("pk_batch_lines")),
         sa.UniqueConstraint("request_id", name=op.f("uq_batch_lines_request_id")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "budgets",
@@ -290,6 +296,7 @@ def upgrade() -> None:
             ["budget_id"], ["budgets.id"], name=op.f("fk_budget_spend_budget_id")
         ),
         sa.PrimaryKeyConstraint("budget_id", "period_start_us", name=op.f("pk_budget_spend")),
+        sqlite_with_rowid=False,
     )
 
 
@@ -301,9 +308,6 @@ def downgrade() -> None:
 
     op.drop_table("budgets")
     op.drop_table("batch_lines")
-    with op.batch_alter_table("postings", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_postings_account"))
-
     op.drop_table("postings")
     op.drop_table("free_quotas")
     with op.batch_alter_table("files", schema=None) as batch_op:

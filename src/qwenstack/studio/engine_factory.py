@@ -18,7 +18,6 @@ from qwenstack.studio.settings import (
     AdmissionSettings,
     DeploymentSettings,
     LlamaCppSettings,
-    OpenVinoSettings,
     RemoteSettings,
     SettingsError,
 )
@@ -55,8 +54,6 @@ def build_deployment(
             model = obtain(settings.engine.model or None, cache, building.obtaining)
             engine = _llamacpp(settings.engine, model, building)
             return _deployment(settings, settings.name or model.name, engine, model, admission)
-        case OpenVinoSettings():
-            raise SettingsError("engine kind 'openvino' is not built in; use 'llamacpp'")
 
 
 def _deployment(

@@ -81,15 +81,6 @@ class LlamaCppSettings(_Section, frozen=True, tag_field="kind", tag="llamacpp"):
     embeds: bool = True
 
 
-class OpenVinoSettings(_Section, frozen=True, tag_field="kind", tag="openvino"):
-    """An embedded OpenVINO GenAI (`pip install qwenstack[openvino]`)."""
-
-    model: str = ""
-    region: str = "local"
-    cache_gib: int = 1
-    memory_bytes_max: int = 0
-
-
 class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http"):
     """Any OpenAI-compatible server: vLLM, SGLang, llama-server, Model Studio.
 
@@ -115,7 +106,7 @@ class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http")
     thinks: bool = False
 
 
-EngineSettings = LlamaCppSettings | OpenVinoSettings | RemoteSettings
+EngineSettings = LlamaCppSettings | RemoteSettings
 
 
 class DeploymentSettings(_Section, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ class Exchange:
     """A request as it arrived and the means to answer it.
 
     `headers` has lower-case names; of repeated ones the last counts, as everywhere in our surfaces.
+    `peer` is the address that the connection comes from, None where the server does not know.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Exchange:
         "headers",
         "method",
         "path",
+        "peer",
         "query",
         "request_id",
     )
@@ -48,6 +50,8 @@ class Exchange:
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        client = scope.get("client")
+        self.peer: str | None = client[0] if client else None
         self.request_id = new_id("req")
         self.client_gone = False
         self._receive = receive

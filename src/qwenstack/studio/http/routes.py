@@ -9,9 +9,11 @@ from qwenstack.studio.http.batches import BatchRoutes, FileRoutes
 from qwenstack.studio.http.embeddings import EmbeddingRoute
 from qwenstack.studio.http.generation import GenerationRoute
 from qwenstack.studio.http.health import Health
+from qwenstack.studio.http.metrics import MetricsRoute
 from qwenstack.studio.http.models import ModelRoutes
 from qwenstack.studio.http.token_count import TokenCountRoute
 from qwenstack.studio.installation import Installation
+from qwenstack.studio.observability.metrics import Metrics
 from qwenstack.studio.surfaces import anthropic_errors, dashscope_errors, openai_errors
 from qwenstack.studio.surfaces.anthropic import AnthropicMessages
 from qwenstack.studio.surfaces.dashscope import DashScopeEmbeddings, DashScopeGeneration
@@ -55,8 +57,10 @@ _REFUSE_AT = {
 class Studio:
     """The application and what runs beside it: the batch runner."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, metrics: Metrics | None = None) -> None:
+        """`metrics` None: there is no `/metrics`."""
         self._installation = installation
+        self._metrics = metrics
         self.batches = BatchRunner(
             database=installation.database,
             journal=installation.journal,
@@ -91,6 +95,8 @@ class Studio:
             ("GET", "/healthz"): health.alive,
             ("GET", "/readyz"): health.ready,
         }
+        if self._metrics is not None:
+            routes["GET", "/metrics"] = MetricsRoute(installation, self._metrics)
         for prefix in OPENAI_PREFIXES:
             for path, generation in _OPENAI_GENERATION.items():
                 routes["POST", prefix + path] = self._generation(generation)

@@ -32,7 +32,7 @@ class Metrics:
     def __init__(self) -> None:
         # The time at which a counter began says nothing that the process's start does not, and
         # takes a line of its own for each child.
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         build = Info("qwenstack_build", "The version that runs.", registry=registry)

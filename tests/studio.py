@@ -23,7 +23,8 @@ from qwenstack.studio.http.server import base_url, listen, make_server
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
-from qwenstack.studio.observers import Silent
+from qwenstack.studio.observability.watchers import Watchers
+from qwenstack.studio.observers import Observer, Silent
 from qwenstack.studio.settings import (
     AdmissionSettings,
     DatabaseSettings,
@@ -197,9 +198,10 @@ async def running_studio(
     database_url: str = "",
     valkey_url: str = "",
     engine: dict[str, Any] | None = None,
+    observer: Observer | None = None,
     **deployment: Any,
 ) -> AsyncIterator[RunningStudio]:
-    """Serve model `m` on `upstream` until the block ends."""
+    """Serve model `m` on `upstream` until the block ends; `/metrics` too where Watchers observe."""
     upstream = upstream or Upstream()
     async with upstream.serving():
         remote = RemoteSettings(
@@ -211,12 +213,14 @@ async def running_studio(
             admission=AdmissionSettings(url=valkey_url),
             deployments=(DeploymentSettings(engine=remote, **fields),),
         )
-        async with serve(settings, home, upstream) as studio:
+        async with serve(settings, home, upstream, observer) as studio:
             yield studio
 
 
 @contextlib.asynccontextmanager
-async def serve(settings: Settings, home: Path, upstream: Upstream) -> AsyncIterator[RunningStudio]:
+async def serve(
+    settings: Settings, home: Path, upstream: Upstream, observer: Observer | None = None
+) -> AsyncIterator[RunningStudio]:
     """Serve `settings` on a free port."""
     deployments = Deployments(
         build_deployment(each, settings.admission, cache=home / "models", building=_Quiet())
@@ -224,8 +228,11 @@ async def serve(settings: Settings, home: Path, upstream: Upstream) -> AsyncIter
     )
     for deployment in deployments:
         await deployment.engine.start()
-    installation = await Installation.open(settings, home, deployments, Silent())
-    studio = Studio(installation)
+    installation = await Installation.open(settings, home, deployments, observer or Silent())
+    metrics = observer.metrics if isinstance(observer, Watchers) else None
+    if metrics is not None:
+        metrics.watch(installation)
+    studio = Studio(installation, metrics)
     studio.batches.start()
     listener = listen("127.0.0.1", 0)
     server = make_server(studio.app, 1.0)

@@ -15,7 +15,8 @@ from qwenstack.studio.engine_factory import build_deployment
 from qwenstack.studio.http.routes import Studio
 from qwenstack.studio.http.server import run
 from qwenstack.studio.installation import Installation
-from qwenstack.studio.observers import Silent
+from qwenstack.studio.observability.logs import configure_logging
+from qwenstack.studio.observability.watchers import Watchers
 from qwenstack.studio.settings import Settings
 
 
@@ -31,6 +32,8 @@ async def serve_until_stopped(
 
     Shows on standard error how far long steps are.
     """
+    configure_logging(settings.log)
+    watchers = Watchers(settings.telemetry)
     with BuildingBars() as bars:
         deployments = Deployments(
             [
@@ -40,7 +43,7 @@ async def serve_until_stopped(
                 for each in settings.deployments
             ]
         )
-        await _serve(settings, home, listener, deployments, bars, on_ready)
+        await _serve(settings, home, listener, deployments, watchers, bars, on_ready)
 
 
 async def _serve(
@@ -48,10 +51,12 @@ async def _serve(
     home: Path,
     listener: socket.socket,
     deployments: Deployments,
+    watchers: Watchers,
     bars: BuildingBars,
     on_ready: Callable[[Installation], None],
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, watchers.close)
         for deployment in deployments:
             bars.starting(deployment.name)
             stack.push_async_callback(deployment.engine.close)
@@ -59,10 +64,11 @@ async def _serve(
                 await deployment.engine.start()
             except EngineError as error:
                 raise type(error)(f"{deployment.name}: {error}") from error
-        installation = await Installation.open(settings, home, deployments, Silent())
+        installation = await Installation.open(settings, home, deployments, watchers)
+        watchers.metrics.watch(installation)
         stack.push_async_callback(installation.close)
         bars.stop()
-        studio = Studio(installation)
+        studio = Studio(installation, watchers.metrics)
         studio.batches.start()
         stack.push_async_callback(studio.batches.stop)
 

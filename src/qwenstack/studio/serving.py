@@ -86,8 +86,7 @@ class Serving:
             await self.settle(ticket, "complete")
             yield final
         except EngineError as error:
-            self._observer.engine_failed(ticket, error)
-            raise refusal_of(error) from error
+            raise self._failed(ticket, error) from error
         finally:
             if not ticket.closed:
                 self._end_early(ticket, delivery)
@@ -112,8 +111,7 @@ class Serving:
             body = encode(builder.build())
             await self.settle(ticket, "complete", result=(200, body))
         except EngineError as error:
-            self._observer.engine_failed(ticket, error)
-            raise refusal_of(error) from error
+            raise self._failed(ticket, error) from error
         finally:
             if not ticket.closed:
                 self._void(ticket)
@@ -129,8 +127,7 @@ class Serving:
             body = encode(result)
             await self.settle(ticket, "complete", result=(200, body))
         except EngineError as error:
-            self._observer.engine_failed(ticket, error)
-            raise refusal_of(error) from error
+            raise self._failed(ticket, error) from error
         finally:
             if not ticket.closed:
                 self._void(ticket)
@@ -173,6 +170,11 @@ class Serving:
         """Wait for the settlements that run in the background."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    def _failed(self, ticket: Ticket, error: EngineError) -> Refusal:
+        ticket.failure = type(error).__name__
+        self._observer.engine_failed(ticket, error)
+        return refusal_of(error)
 
     def _end_early(self, ticket: Ticket, delivery: _Delivery) -> None:
         """Bill a stream for what it delivered, and anything else for nothing."""

@@ -6,6 +6,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -165,9 +166,25 @@ def check(settings: Settings) -> Settings:
         raise ValueError(f"server.port is {server.port}; it must lie between 0 and 65535")
     if server.workers < 1:
         raise ValueError(f"server.workers is {server.workers}; it must be at least 1")
+    _check_telemetry(settings.telemetry)
     if server.workers > 1:
         _check_shared(settings)
     return settings
+
+
+def _check_telemetry(telemetry: TelemetrySettings) -> None:
+    if not 0 <= telemetry.sample_ratio <= 1:
+        raise ValueError(
+            f"telemetry.sample_ratio is {telemetry.sample_ratio}; it must lie between 0 and 1"
+        )
+    endpoint = telemetry.otlp_endpoint
+    if endpoint:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                f"telemetry.otlp_endpoint is {endpoint!r}; it must be a URL like "
+                "http://127.0.0.1:4318"
+            )
 
 
 def _check_shared(settings: Settings) -> None:

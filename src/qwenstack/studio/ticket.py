@@ -26,7 +26,8 @@ class Ticket(msgspec.Struct, kw_only=True):
     """An admitted request whose money is held. It ends in exactly one settlement or void.
 
     `usage` is the engine's last count of what was delivered; `closed` is set once the request has
-    ended. `stream` False: the client gets all or nothing, and pays so.
+    ended. `stream` False: the client gets all or nothing, and pays so. `failure` is the class of
+    the error with which its engine failed.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     first_token_us: int | None = None
     usage: TokenUsage | None = None
     closed: bool = False
+    failure: str | None = None
 
     @property
     def thinking(self) -> bool:

@@ -20,7 +20,7 @@ WATCH = "qwenstack.watch"
 
 
 class _TooLarge(Exception):
-    """Raised inside the parser's callback; ends the connection."""
+    """Stops the parser from within; it reports this as a request that is none."""
 
 
 class Connection(HttpToolsProtocol):
@@ -34,6 +34,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._head_open = False
+        self._head_too_large = False
         self._head_timer: TimerHandle | None = None
         self._on_lost: Callable[[], None] | None = None
 
@@ -59,10 +60,14 @@ class Connection(HttpToolsProtocol):
         """Parse, within bounds."""
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
-        try:
-            super().data_received(data)
-        except _TooLarge:
-            self._refuse(431, b"Request Header Fields Too Large", b"the request's headers")
+        super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request; the parser reports our own bounds through here too."""
+        if self._head_too_large:
+            self._refuse(431, b"Request Header Fields Too Large", b"so many or so long headers")
+        else:
+            self._refuse(400, b"Bad Request", b"what is no HTTP request")
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -80,6 +85,7 @@ class Connection(HttpToolsProtocol):
         """Count a header."""
         self._count(len(name) + len(value))
         if len(self.headers) >= HEADER_COUNT_MAX:
+            self._head_too_large = True
             raise _TooLarge
         super().on_header(name, value)
 
@@ -92,6 +98,7 @@ class Connection(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_open and self._head_bytes > HEADER_BYTES_MAX:
+            self._head_too_large = True
             raise _TooLarge
 
     def _expect_head(self) -> None:

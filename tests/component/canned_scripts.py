@@ -36,7 +36,8 @@ SCRIPTS: dict[str, Script] = {
     "two": [
         Step((Delta(0, "a"), Delta(1, "b"))),
         Step((Delta(0, finish=FinishReason.STOP),)),
-        Step((Delta(1, finish=FinishReason.LENGTH),), USAGE, final=True),
+        Step((Delta(1, "c", finish=FinishReason.STOP),)),
+        Step((), USAGE, final=True),
     ],
     "likely": [
         Step((Delta(text="a", logprobs=(TokenLogprob("a", -0.1, top=(TokenLogprob("b", -3),)),)),)),

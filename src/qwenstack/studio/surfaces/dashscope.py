@@ -6,7 +6,8 @@ Routes: `/api/v1/services/aigc/text-generation/generation`,
 
 Streams are cumulative unless `incremental_output` is true: every event then repeats all that was
 generated, text, thoughts and tool calls. Usage stands in every event, as the engine counts it;
-where the engine keeps no running count, in the last one only.
+where the engine keeps no running count, it is 0 in all but the last. Only the last event says why
+a choice ended: the vendor's client takes nothing after that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from qwenstack.core.generation import (
+    Choice,
     Completion,
     CompletionBuilder,
     Delta,
@@ -27,7 +29,7 @@ from qwenstack.core.generation import (
     ToolCall,
     ToolCallDelta,
 )
-from qwenstack.core.refusals import Refusal, invalid
+from qwenstack.core.refusals import Refusal, RefusalKind, invalid
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.studio.surfaces import dashscope_errors
 from qwenstack.studio.surfaces.dashscope_request import read_generation
@@ -38,6 +40,12 @@ from qwenstack.studio.surfaces.openai_logprobs import chosen_logprobs
 
 _ENCODER = msgspec.json.Encoder()
 _INPUTS_MAX = 25
+_REFUSED_HEADERS = {
+    b"x-dashscope-async": "send the request without it and wait for the answer.",
+    b"x-dashscope-datainspection": "contents are not inspected here.",
+    b"x-dashscope-plugin": "no plugins are run here; use tools.",
+    b"x-dashscope-encryptionkey": "use TLS in front of this server.",
+}
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -46,6 +54,7 @@ class Shape(msgspec.Struct, frozen=True):
     text: bool
     multimodal: bool
     incremental: bool
+    several: bool
 
 
 class DashScopeGeneration:
@@ -59,17 +68,24 @@ class DashScopeGeneration:
 
     def parse(self, body: bytes, headers: dict[bytes, bytes]) -> Call:
         """Read a request; raises Refusal."""
-        if headers.get(b"x-dashscope-async", b"").lower() == b"enable":
-            raise invalid("X-DashScope-Async is not offered for generation; leave it out.")
+        for name, reason in _REFUSED_HEADERS.items():
+            if headers.get(name):
+                raise Refusal(RefusalKind.UNSUPPORTED, f"{name.decode()} is not offered: {reason}")
         wire, request = read_generation(body)
         parameters = wire.parameters
         sse = headers.get(b"x-dashscope-sse", b"").lower() == b"enable"
         # Chat models answer with messages where nothing is said; `text` is the older form.
         text = parameters.result_format == "text" and not self._multimodal
+        if text and request.n > 1:
+            raise invalid(
+                f"'n' is {request.n}, and the result_format 'text' has room for one answer; send "
+                "the result_format 'message'.",
+                "n",
+            )
         return Call(
             request=request,
             stream=sse or b"text/event-stream" in headers.get(b"accept", b""),
-            wire=Shape(text, self._multimodal, bool(parameters.incremental_output)),
+            wire=Shape(text, self._multimodal, bool(parameters.incremental_output), request.n > 1),
         )
 
     def encode(self, call: Call, completion: Completion, request_id: str, created: int) -> bytes:
@@ -97,7 +113,7 @@ class _Part(msgspec.Struct):
     finish: FinishReason | None = None
 
     @staticmethod
-    def whole(choice: Any) -> _Part:
+    def whole(choice: Choice) -> _Part:
         return _Part(
             choice.text,
             choice.reasoning,
@@ -118,6 +134,7 @@ class _Stream:
         self._builder = CompletionBuilder()
         self._builder.add(Step((), TokenUsage()))
         self._choices = choices
+        self._ends: list[FinishReason | None] = [None] * choices
 
     def start(self) -> bytes:
         return b""
@@ -139,14 +156,18 @@ class _Stream:
         return dashscope_errors.error_event(refusal, self._request_id, self._number)
 
     def _parts(self, step: Step, *, ended: bool) -> list[_Part]:
+        for delta in step.deltas:
+            self._ends[delta.index] = delta.finish or self._ends[delta.index]
         if self._shape.incremental:
-            return _increments(step.deltas, self._choices)
-        self._builder.add(Step(step.deltas))
-        parts = [_Part.whole(choice) for choice in self._builder.build().choices]
-        if not ended:
-            for part in parts:
-                part.finish = None
-        return parts or [_Part()]
+            parts = _increments(step.deltas, self._choices)
+        else:
+            self._builder.add(Step(step.deltas))
+            parts = [_Part() for _ in range(self._choices)]
+            for choice in self._builder.build().choices:
+                parts[choice.index] = _Part.whole(choice)
+        for part, end in zip(parts, self._ends, strict=True):
+            part.finish = (end or FinishReason.STOP) if ended else None
+        return parts
 
     def _event(self, parts: list[_Part]) -> bytes:
         self._number += 1
@@ -164,7 +185,6 @@ def _increments(deltas: tuple[Delta, ...], choices: int) -> list[_Part]:
         part.reasoning += delta.reasoning
         part.calls = [*part.calls, *(_call_delta(call) for call in delta.tool_calls)]
         part.logprobs += delta.logprobs
-        part.finish = delta.finish or part.finish
     return parts
 
 
@@ -189,10 +209,10 @@ def _choice(shape: Shape, part: _Part, index: int) -> dict[str, Any]:
     if part.calls:
         message["tool_calls"] = part.calls
     choice: dict[str, Any] = {"finish_reason": _finish(part.finish), "message": message}
-    if index:
+    if shape.several:
         choice["index"] = index
     if part.logprobs:
-        choice["logprobs"] = chosen_logprobs(part.logprobs)
+        choice["logprobs"] = {"content": chosen_logprobs(part.logprobs)}
     return choice
 
 
@@ -237,21 +257,23 @@ def _usage(usage: TokenUsage) -> dict[str, Any]:
     }
 
 
-class _EmbeddingInput(msgspec.Struct, frozen=True):
+class _EmbeddingInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: list[str]
 
 
-class _EmbeddingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmbeddingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`parameters` of an embedding request."""
+
     text_type: Literal["query", "document"] | None = None
     dimension: int | None = None
     output_type: str | None = None
     instruct: str | None = None
 
 
-class _EmbeddingBody(msgspec.Struct, frozen=True):
+class _EmbeddingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     input: _EmbeddingInput
-    parameters: _EmbeddingParameters = _EmbeddingParameters()
+    parameters: EmbeddingParameters = EmbeddingParameters()
 
 
 _EMBEDDINGS = msgspec.json.Decoder(_EmbeddingBody)

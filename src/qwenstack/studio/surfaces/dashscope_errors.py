@@ -14,14 +14,14 @@ from qwenstack.studio.surfaces.openai_errors import retry_headers
 _CODES: dict[RefusalKind, tuple[int, str]] = {
     RefusalKind.INVALID_REQUEST: (400, "InvalidParameter"),
     RefusalKind.CONTEXT_LENGTH: (400, "InvalidParameter"),
-    RefusalKind.BODY_TOO_LARGE: (413, "InvalidParameter.DataTooLarge"),
-    RefusalKind.UNSUPPORTED: (400, "InvalidParameter.NotSupported"),
+    RefusalKind.BODY_TOO_LARGE: (413, "BadRequest.TooLarge"),
+    RefusalKind.UNSUPPORTED: (400, "InvalidParameter"),
     RefusalKind.INVALID_KEY: (401, "InvalidApiKey"),
     RefusalKind.ACCESS_DENIED: (403, "AccessDenied"),
     RefusalKind.MODEL_ACCESS_DENIED: (403, "Model.AccessDenied"),
     RefusalKind.RESIDENCY: (403, "Workspace.AccessDenied"),
     RefusalKind.MODEL_NOT_FOUND: (404, "ModelNotFound"),
-    RefusalKind.NOT_FOUND: (404, "NotFound"),
+    RefusalKind.NOT_FOUND: (404, "InvalidURL"),
     RefusalKind.METHOD_NOT_ALLOWED: (405, "InvalidParameter"),
     RefusalKind.CONFLICT: (409, "Conflict"),
     RefusalKind.OUT_OF_CREDIT: (400, "Arrearage"),
@@ -41,6 +41,9 @@ _CODES: dict[RefusalKind, tuple[int, str]] = {
 }
 
 
+_MESSAGE_CHARACTERS = 2000
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """A whole error answer, and the data of an error event."""
 
@@ -49,25 +52,34 @@ class ErrorBody(msgspec.Struct, frozen=True):
     request_id: str
 
 
-def status_of(kind: RefusalKind) -> int:
-    """The HTTP status of a kind of refusal."""
-    return _CODES[kind][0]
+def code_of(kind: RefusalKind) -> tuple[int, str]:
+    """The HTTP status and the code of a kind of refusal."""
+    return _CODES[kind]
 
 
 def error_body(refusal: Refusal, request_id: str) -> bytes:
-    """The JSON of a refusal."""
-    return msgspec.json.encode(ErrorBody(_CODES[refusal.kind][1], refusal.message, request_id))
+    """The JSON of a refusal, of bounded size whatever the refusal repeats."""
+    message = refusal.message
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[:_MESSAGE_CHARACTERS] + "…"
+    return msgspec.json.encode(ErrorBody(_CODES[refusal.kind][1], message, request_id))
 
 
 def refuse(refusal: Refusal, request_id: str) -> Reply:
     """The whole answer to a refused request."""
-    return Reply(status_of(refusal.kind), error_body(refusal, request_id), retry_headers(refusal))
+    status, _ = _CODES[refusal.kind]
+    return Reply(status, error_body(refusal, request_id), retry_headers(refusal))
 
 
 def error_event(refusal: Refusal, request_id: str, number: int) -> bytes:
-    """The event that ends a broken stream."""
-    return b"id:%d\nevent:error\n:HTTP_STATUS/%d\ndata:%s\n\n" % (
+    """The event that ends a broken stream.
+
+    The vendor writes the status as a comment; its client looks for a field `status`.
+    """
+    status, _ = _CODES[refusal.kind]
+    return b"id:%d\nevent:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%s\n\n" % (
         number,
-        status_of(refusal.kind),
+        status,
+        status,
         error_body(refusal, request_id),
     )

@@ -27,8 +27,10 @@ from qwenstack.studio.surfaces.openai_fields import (
     stop_strings,
     tool_of,
     unknown_tool,
+    unsupported,
 )
 from qwenstack.studio.surfaces.openai_messages import (
+    CacheControl,
     ImageUrl,
     InputAudio,
     WireAudio,
@@ -43,13 +45,15 @@ from qwenstack.studio.surfaces.openai_messages import (
 _TOP_LOGPROBS_MAX = 5
 
 
-class ContentItem(msgspec.Struct, frozen=True):
-    """An element of a multimodal message's content: one of these."""
+class ContentItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An element of a message's content: one of text, image and audio."""
 
     text: str | None = None
     image: str | None = None
     audio: str | None = None
     video: object = None
+    type: Literal["text", "image", "audio"] | None = None
+    cache_control: CacheControl | None = None
 
 
 class InputMessage(msgspec.Struct, frozen=True):
@@ -146,17 +150,11 @@ def read_generation(body: bytes) -> tuple[DashScopeRequest, GenerationRequest]:
             "parameters.modalities",
         )
     tools, choice = _tools(parameters)
-    thinking_budget = check_positive("parameters.thinking_budget", parameters.thinking_budget)
     form = parameters.response_format
     request = GenerationRequest(
         model=check_model(wire.model),
         messages=_messages(wire.input),
-        max_tokens=check_positive(
-            "parameters.max_tokens",
-            parameters.max_completion_tokens or parameters.max_tokens or parameters.max_length,
-        )
-        if _any_limit(parameters)
-        else None,
+        max_tokens=_max_tokens(parameters),
         n=check_positive("parameters.n", parameters.n, CHOICES_MAX) or 1,
         sampling=penalty_sampling(parameters),
         stop=stop_strings(parameters.stop),
@@ -170,21 +168,31 @@ def read_generation(body: bytes) -> tuple[DashScopeRequest, GenerationRequest]:
         ),
         logprobs=_logprobs(parameters),
         thinking=parameters.enable_thinking,
-        thinking_budget=thinking_budget,
+        thinking_budget=check_positive("parameters.thinking_budget", parameters.thinking_budget),
     )
     return wire, request
 
 
-def _any_limit(parameters: Parameters) -> bool:
-    limits = (parameters.max_tokens, parameters.max_completion_tokens, parameters.max_length)
-    for limit in limits:
-        check_positive("parameters.max_tokens", limit)
-    return any(limit is not None for limit in limits)
+def _max_tokens(parameters: Parameters) -> int | None:
+    """The one limit that the request has under any of its names."""
+    limits: dict[int, str] = {}
+    for name in ("max_tokens", "max_completion_tokens", "max_length"):
+        limit = check_positive(f"parameters.{name}", getattr(parameters, name))
+        if limit is not None:
+            limits.setdefault(limit, name)
+    if len(limits) > 1:
+        raise invalid(
+            f"{', '.join(limits.values())} say different things; send 'max_tokens' only.",
+            "parameters.max_tokens",
+        )
+    return next(iter(limits), None)
 
 
 def _messages(given: Input) -> tuple[Message, ...]:
     if given.history:
-        raise invalid("'input.history' is not taken any more; send 'input.messages'.", "history")
+        raise invalid(
+            "'input.history' is not taken any more; send 'input.messages'.", "input.history"
+        )
     if given.messages is not None:
         return read_messages([_as_openai(each) for each in given.messages])
     if given.prompt:
@@ -211,21 +219,30 @@ def _as_openai(message: InputMessage) -> WireMessage:
 
 
 def _part(item: ContentItem) -> WirePart:
+    if item.video is not None:
+        raise unsupported(
+            "input.messages", "Video in 'content' is not offered; send single frames as images."
+        )
+    given = [part for part in (item.text, item.image, item.audio) if part is not None]
+    if len(given) != 1:
+        raise invalid(
+            "An element of 'content' must have exactly one of the keys text, image and audio.",
+            "input.messages",
+        )
     if item.text is not None:
-        return WireText(item.text)
+        return WireText(item.text, item.cache_control)
     if item.image is not None:
         return WireImage(ImageUrl(item.image))
-    if item.audio is not None:
-        return WireAudio(InputAudio(item.audio, "wav"))
-    raise invalid(
-        "An element of 'content' must have one of the keys text, image or audio.", "input.messages"
-    )
+    head = given[0][:40]
+    return WireAudio(InputAudio(given[0], "mp3" if "mp3" in head or "mpeg" in head else "wav"))
 
 
 def _logprobs(parameters: Parameters) -> int | None:
     top = parameters.top_logprobs
     if top is not None and not 0 <= top <= _TOP_LOGPROBS_MAX:
         raise out_of_range("parameters.top_logprobs", top, f"between 0 and {_TOP_LOGPROBS_MAX}")
+    if top and not parameters.logprobs:
+        raise invalid("'parameters.top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
     return (top or 0) if parameters.logprobs else None
 
 

@@ -11,6 +11,7 @@ from qwenstack.studio.http.generation import GenerationRoute
 from qwenstack.studio.http.health import Health
 from qwenstack.studio.http.metrics import MetricsRoute
 from qwenstack.studio.http.models import ModelRoutes
+from qwenstack.studio.http.request_path import RequestPath
 from qwenstack.studio.http.token_count import TokenCountRoute
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.observability.metrics import Metrics
@@ -91,6 +92,13 @@ class Studio:
         files = FileRoutes(installation.tenants, self.batches)
         batches = BatchRoutes(installation.tenants, self.batches)
         health = Health(installation)
+        passes = RequestPath(
+            tenants=installation.tenants,
+            door=installation.door,
+            serving=installation.serving,
+            observer=installation.observer,
+            body_bytes_max=installation.settings.server.body_bytes_max,
+        )
         routes: dict[tuple[str, str], Handler] = {
             ("GET", "/healthz"): health.alive,
             ("GET", "/readyz"): health.ready,
@@ -99,27 +107,22 @@ class Studio:
             routes["GET", "/metrics"] = MetricsRoute(installation, self._metrics)
         for prefix in OPENAI_PREFIXES:
             for path, generation in _OPENAI_GENERATION.items():
-                routes["POST", prefix + path] = self._generation(generation)
+                routes["POST", prefix + path] = GenerationRoute(generation, passes)
             for path, embedding in _OPENAI_EMBEDDING.items():
-                routes["POST", prefix + path] = self._embedding(embedding)
+                routes["POST", prefix + path] = EmbeddingRoute(embedding, passes)
             routes["GET", f"{prefix}/models"] = models.index
             routes["POST", f"{prefix}/files"] = files.create
             routes["GET", f"{prefix}/files"] = files.index
             routes["POST", f"{prefix}/batches"] = batches.create
             routes["GET", f"{prefix}/batches"] = batches.index
-        counting = TokenCountRoute(
-            tenants=installation.tenants,
-            door=installation.door,
-            observer=installation.observer,
-            body_bytes_max=installation.settings.server.body_bytes_max,
-        )
+        counting = TokenCountRoute(passes)
         for prefix in ANTHROPIC_PREFIXES:
-            routes["POST", f"{prefix}/messages"] = self._generation(_ANTHROPIC)
+            routes["POST", f"{prefix}/messages"] = GenerationRoute(_ANTHROPIC, passes)
             routes["POST", f"{prefix}/messages/count_tokens"] = counting
         for path, generation in _DASHSCOPE_GENERATION.items():
-            routes["POST", DASHSCOPE_PREFIX + path] = self._generation(generation)
+            routes["POST", DASHSCOPE_PREFIX + path] = GenerationRoute(generation, passes)
         for path, embedding in _DASHSCOPE_EMBEDDING.items():
-            routes["POST", DASHSCOPE_PREFIX + path] = self._embedding(embedding)
+            routes["POST", DASHSCOPE_PREFIX + path] = EmbeddingRoute(embedding, passes)
         return routes
 
     def _prefixes(self) -> dict[tuple[str, str], Handler]:
@@ -135,25 +138,3 @@ class Studio:
             prefixes["GET", f"{prefix}/batches/"] = batches.by_id
             prefixes["POST", f"{prefix}/batches/"] = batches.cancel
         return prefixes
-
-    def _generation(self, surface: GenerationSurface) -> GenerationRoute:
-        installation = self._installation
-        return GenerationRoute(
-            surface,
-            tenants=installation.tenants,
-            door=installation.door,
-            serving=installation.serving,
-            observer=installation.observer,
-            body_bytes_max=installation.settings.server.body_bytes_max,
-        )
-
-    def _embedding(self, surface: EmbeddingSurface) -> EmbeddingRoute:
-        installation = self._installation
-        return EmbeddingRoute(
-            surface,
-            tenants=installation.tenants,
-            door=installation.door,
-            serving=installation.serving,
-            observer=installation.observer,
-            body_bytes_max=installation.settings.server.body_bytes_max,
-        )

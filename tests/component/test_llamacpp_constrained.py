@@ -38,6 +38,7 @@ WEATHER = Tool(
         "additionalProperties": False,
     },
 )
+ANY_JSON = ResponseFormat("json_object")
 CLOCK = Tool("get_time", "The time in a city", {"type": "object", "properties": {}})
 
 
@@ -103,6 +104,58 @@ async def test_an_answer_keeps_to_its_json_schema(llamacpp_engine: LlamaCpp) -> 
     answer = json.loads(completion.choices[0].text)
     assert set(answer) == {"capital", "population"}
     assert isinstance(answer["population"], int)
+
+
+async def test_a_forced_call_streams_in_pieces(llamacpp_engine: LlamaCpp) -> None:
+    request = ask("Weather in Paris?", tools=(WEATHER,), tool_choice=ToolChoice("required"))
+    pieces = []
+    counts = []
+    async for step in llamacpp_engine.generate(request):
+        pieces += [piece for delta in step.deltas for piece in delta.tool_calls]
+        counts.append(step.usage.completion if step.usage else 0)
+    assert [piece.name for piece in pieces if piece.name] == ["get_weather"]
+    assert len([piece for piece in pieces if piece.arguments]) > 3
+    assert counts[len(counts) // 2] > 0
+    assert (await run(llamacpp_engine, request)).usage.prompt == await llamacpp_engine.count_prompt(
+        request
+    )
+
+
+async def test_a_call_or_a_json_answer_where_both_are_open(llamacpp_engine: LlamaCpp) -> None:
+    request = ask("Weather in Paris?", tools=(WEATHER,), response_format=ANY_JSON)
+    (only,) = (await run(llamacpp_engine, request)).choices
+    if only.tool_calls:
+        assert json.loads(only.tool_calls[0].arguments)
+    else:
+        assert isinstance(json.loads(only.text), dict)
+
+
+async def test_any_json_object(llamacpp_engine: LlamaCpp) -> None:
+    request = ask("Describe Paris in JSON: name, country.", response_format=ANY_JSON, n=2)
+    for choice in (await run(llamacpp_engine, request)).choices:
+        assert isinstance(json.loads(choice.text), dict)
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "string", "pattern": "^(?=a)b"}, "."),
+        ({"not": {"type": "string"}}, "not"),
+    ],
+)
+async def test_what_the_grammar_cannot_hold_is_refused_and_not_dropped(
+    llamacpp_engine: LlamaCpp, schema: dict[str, object], reason: str
+) -> None:
+    form = ResponseFormat("json_schema", "x", schema)
+    for _ in range(2):
+        with pytest.raises(EngineRejected, match=reason):
+            await run(llamacpp_engine, ask("go", response_format=form))
+
+
+async def test_thinking_and_json_exclude_each_other(llamacpp_engine: LlamaCpp) -> None:
+    with pytest.raises(EngineRejected, match="thinking"):
+        await run(llamacpp_engine, ask("go", response_format=ANY_JSON, thinking=True))
 
 
 async def test_a_schema_that_killed_llama_cpp_is_refused_before_it_sees_it(

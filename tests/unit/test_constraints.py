@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenstack.core.generation import Tool, ToolChoice
-from qwenstack.engines.constraints import check_schema, parse_tool_calls, tool_call_grammar
-from qwenstack.engines.interface import EngineProtocolError, EngineRejected
+from qwenstack.engines.constraints import check_schema
+from qwenstack.engines.interface import EngineRejected
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -115,26 +113,3 @@ def test_depth_and_size_are_bounded() -> None:
 )
 def test_honest_schemas_pass(schema: dict[str, Any]) -> None:
     check_schema(schema)
-
-
-def test_the_grammar_names_the_wanted_tools_only() -> None:
-    tools = (Tool("a", None, {"type": "object"}), Tool("b", None, {"type": "object"}))
-    both = tool_call_grammar(tools, ToolChoice("required"))
-    one = tool_call_grammar(tools, ToolChoice("named", "b"))
-    assert '"const": "a"' in both
-    assert '"const": "b"' in both
-    assert '"const": "a"' not in one
-
-
-@given(st.dictionaries(st.text(max_size=8), JSON.filter(lambda v: v == v), max_size=3))
-def test_a_call_comes_back_as_it_was_written(arguments: dict[str, Any]) -> None:
-    body = json.dumps({"name": "f", "arguments": arguments})
-    (call,) = parse_tool_calls(f"<tool_call>\n{body}\n</tool_call>")
-    assert call.name == "f"
-    assert call.arguments == json.dumps(arguments)
-
-
-@pytest.mark.parametrize("text", ["", "hello", "<tool_call>\n{\n</tool_call>"])
-def test_a_text_without_a_call_is_the_engines_fault(text: str) -> None:
-    with pytest.raises(EngineProtocolError):
-        parse_tool_calls(text)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -98,7 +99,11 @@ class Child:
     @property
     def ready(self) -> bool:
         """Whether a child runs and has said that it serves."""
-        return self._up.is_set()
+        return self._up.is_set() and self._lives()
+
+    def words(self) -> tuple[str, ...]:
+        """The last lines that the child wrote on standard error, oldest first."""
+        return tuple(self._words)
 
     def resident_bytes(self) -> int:
         """The child's resident memory; 0 when none runs."""
@@ -133,17 +138,32 @@ class Child:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait while a child is coming up; raises EngineUnavailable when none is in time."""
-        if self._up.is_set():
+        if self.ready:
             return
         if self._supervision is None:
             raise EngineUnavailable(f"{self._spec.name} is not started")
         try:
             async with asyncio.timeout(timeout_s):
-                await self._up.wait()
+                while not self.ready:
+                    # Up but dead: its death is about to be noticed.
+                    await (asyncio.sleep(0.01) if self._up.is_set() else self._up.wait())
         except TimeoutError:
             raise EngineUnavailable(
                 f"{self._spec.name} is restarting after it failed: {self.last_failure}"
             ) from None
+
+    def _lives(self) -> bool:
+        """Whether the process lives at this instant, without waiting for the event of its death."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return False
+        try:
+            if hasattr(os, "waitid"):  # not on macOS before Python 3.13
+                options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+                return os.waitid(os.P_PID, process.pid, options) is None
+            return psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE
+        except (ChildProcessError, psutil.Error):
+            return False
 
     def kill(self, why: str) -> None:
         """Kill the child that runs; it is restarted. `why` becomes the reason of its death."""

@@ -1,5 +1,4 @@
-"""What an output may be constrained to: schemas checked before an engine sees them, and the grammar
-of a forced tool call.
+"""What an output may be constrained to: schemas checked before an engine sees them.
 
 A constrained decoder given a schema that nothing satisfies, or one whose grammar explodes, does not
 say so: llama.cpp took 24 GB and answered nobody for `minItems` above `maxItems` (measured 2026-11).
@@ -15,9 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from qwenstack.core.generation import Tool, ToolCall, ToolChoice
-from qwenstack.core.identifiers import new_id
-from qwenstack.engines.interface import EngineProtocolError, EngineRejected
+from qwenstack.engines.interface import EngineRejected
 
 DEPTH_MAX: Final = 32
 NODES_MAX: Final = 2_000
@@ -61,60 +58,6 @@ def check_schema(schema: object, where: str = "schema") -> None:
         _check_node(node, path)
         pending += [(child, place, depth + 1) for child, place in _children(node, path)]
     _check_references(schema, where)
-
-
-def tool_call_grammar(tools: tuple[Tool, ...], choice: ToolChoice) -> str:
-    """A Lark grammar (llguidance) that admits one call of a tool, arguments within its schema.
-
-    The wrapping is the one of Qwen's and Hermes' chat templates. Raises EngineRejected for a
-    schema that `check_schema` refuses.
-    """
-    wanted = [tool for tool in tools if choice.mode != "named" or tool.name == choice.name]
-    if not wanted:
-        raise EngineRejected(f"tool_choice names {choice.name!r}, which is not among the tools")
-    rules = []
-    for number, tool in enumerate(wanted):
-        parameters: dict[str, Any] = tool.parameters or {"type": "object"}
-        check_schema(parameters, f"tools.{tool.name}.parameters")
-        call = {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": _hoisted(parameters)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for key in ("$defs", "definitions"):
-            if key in parameters:
-                call[key] = parameters[key]
-        rules.append(f"call{number}: %json {json.dumps(call)}")
-    names = " | ".join(f"call{number}" for number in range(len(wanted)))
-    return "\n".join(
-        (
-            "%llguidance {}",
-            'start: "<tool_call>\\n" call "\\n</tool_call>"',
-            f"call: {names}",
-            *rules,
-        )
-    )
-
-
-def parse_tool_calls(text: str) -> tuple[ToolCall, ...]:
-    """The calls in a text that `tool_call_grammar` constrained; raises EngineProtocolError."""
-    calls = []
-    for body in re.findall(r"<tool_call>\n(.*?)\n</tool_call>", text, flags=re.DOTALL):
-        try:
-            call = json.loads(body)
-            name, arguments = call["name"], call["arguments"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise EngineProtocolError("the engine wrote a tool call that is none") from error
-        calls.append(ToolCall(new_id("call"), str(name), json.dumps(arguments)))
-    if not calls:
-        raise EngineProtocolError("the engine wrote no tool call where one was required")
-    return tuple(calls)
-
-
-def _hoisted(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The schema without its definitions, which move to the root that references start from."""
-    return {key: value for key, value in parameters.items() if key not in ("$defs", "definitions")}
 
 
 def _children(node: dict[str, Any], path: str) -> Iterator[tuple[object, str]]:

@@ -13,31 +13,29 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import msgspec
 import psutil
 
 from qwenstack.core.generation import (
-    Delta,
     EmbeddingRequest,
     EmbeddingResult,
-    FinishReason,
     GenerationRequest,
     Step,
-    ToolCallDelta,
-    ToolChoice,
 )
-from qwenstack.engines.constraints import check_schema, parse_tool_calls, tool_call_grammar
 from qwenstack.engines.gguf import GgufHeader, read_header
 from qwenstack.engines.interface import (
     Capabilities,
     EngineIdentity,
     EngineRejected,
-    EngineUnavailable,
 )
 from qwenstack.engines.llamacpp_child import LlamaCppConfiguration
+from qwenstack.engines.llamacpp_constrained import (
+    GrammarTrials,
+    constrained_prompt,
+    generate_constrained,
+    grammar_of,
+)
 from qwenstack.engines.llamacpp_server import LlamaCppServer, ServerBounds
-from qwenstack.engines.openai_http import OpenAIEngine
 
 _MIB: Final = 2**20
 _PROMPT_CACHE_MIB: Final = 512
@@ -45,8 +43,6 @@ _WORKING_MIB: Final = 1536
 _CONTEXT_FALLBACK: Final = 4096
 _CONTEXT_MIN: Final = 1024
 _EMBEDDING_CONTEXT_MAX: Final = 8192
-_TRIES: Final = 3
-_RETRY_S: Final = 0.1
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +114,7 @@ class LlamaCpp:
         self._server = LlamaCppServer(
             configuration, bounds, self._identity, self._capabilities, on_loading
         )
+        self._trials = GrammarTrials(self._server)
         self._embedder = LlamaCppServer(
             msgspec.structs.replace(
                 configuration,
@@ -161,66 +158,16 @@ class LlamaCpp:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Run `request`. Closing the generator frees its slot."""
-        if request.response_format.schema is not None:
-            check_schema(request.response_format.schema, "response_format")
-        for attempt in range(1, _TRIES + 1):
-            began = False
-            try:
-                async with aclosing(self._steps(request)) as steps:
-                    async for step in steps:
-                        began = True
-                        yield step
-                return
-            except EngineUnavailable as error:
-                # The child has died and its death is not noticed yet: nothing has reached it. A
-                # request that broke off inside it may be what kills it, and is not sent again.
-                refused = isinstance(error.__cause__, aiohttp.ClientConnectorError)
-                if began or not refused or attempt == _TRIES:
-                    raise
-            await asyncio.sleep(_RETRY_S)
-
-    async def _steps(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
+        grammar = grammar_of(request)
         client = await self._server.client()
-        if request.tools and request.tool_choice.mode in ("required", "named"):
-            steps = self._forced_call(client, request)
+        if grammar is not None:
+            steps = generate_constrained(client, self._trials, request, grammar)
         else:
             steps = client.generate(request)
         async with aclosing(steps):
             async for step in steps:
                 # The server sends 20 alternatives where none were asked for (tried 2026-11).
                 yield step if request.logprobs != 0 else _without_alternatives(step)
-
-    async def _forced_call(
-        self, client: OpenAIEngine, request: GenerationRequest
-    ) -> AsyncGenerator[Step, None]:
-        """A tool call that must come: the template's own prompt, and a grammar for what follows.
-
-        llama.cpp's chat route does not enforce `tool_choice` (tried 2026-11).
-        """
-        grammar = tool_call_grammar(request.tools, request.tool_choice)
-        raw = msgspec.structs.replace(
-            request,
-            prompt=await client.render_prompt(request),
-            messages=(),
-            tools=(),
-            tool_choice=ToolChoice(),
-        )
-        constrained = self._server.worded({"grammar": grammar})
-        await constrained.start()
-        texts: dict[int, str] = {}
-        cut: set[int] = set()
-        try:
-            async with aclosing(constrained.generate(raw)) as steps:
-                async for step in steps:
-                    for delta in step.deltas:
-                        texts[delta.index] = texts.get(delta.index, "") + delta.text
-                        if delta.finish is FinishReason.LENGTH:
-                            cut.add(delta.index)
-                    if step.final:
-                        deltas = tuple(_call_delta(i, texts[i], i in cut) for i in sorted(texts))
-                        yield Step(deltas, step.usage, final=True)
-        finally:
-            await constrained.close()
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         """Embed each input: its tokens' vectors pooled and made unit length."""
@@ -234,7 +181,11 @@ class LlamaCpp:
 
     async def count_prompt(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """Tokens of the prompt, as the model's template and vocabulary make them."""
-        return await (await self._server.client()).count_prompt(request)
+        client = await self._server.client()
+        if isinstance(request, GenerationRequest) and grammar_of(request) is not None:
+            prompt = await constrained_prompt(client, request)
+            request = msgspec.structs.replace(request, prompt=prompt, messages=(), tools=())
+        return await client.count_prompt(request)
 
     async def count_text(self, text: str) -> int:
         """Tokens of generated text."""
@@ -252,17 +203,6 @@ def _without_alternatives(step: Step) -> Step:
         for delta in step.deltas
     )
     return msgspec.structs.replace(step, deltas=deltas)
-
-
-def _call_delta(index: int, text: str, cut: bool) -> Delta:
-    """A choice's forced call, whole; one that the token limit cut off stays text."""
-    if cut:
-        return Delta(index, text, finish=FinishReason.LENGTH)
-    calls = tuple(
-        ToolCallDelta(position, call.id, call.name, call.arguments)
-        for position, call in enumerate(parse_tool_calls(text))
-    )
-    return Delta(index, tool_calls=calls, finish=FinishReason.TOOL_CALLS)
 
 
 def _context_tokens(header: GgufHeader, settings: LlamaCppOptions) -> int:

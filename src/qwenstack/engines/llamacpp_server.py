@@ -87,12 +87,6 @@ class LlamaCppServer:
             raise EngineUnavailable("the engine is closed")
         return self._client
 
-    def worded(self, extra: dict[str, object]) -> OpenAIEngine:
-        """A client that adds `extra` fields to its generation; start it, and close it after use."""
-        if self._options is None:
-            raise EngineUnavailable("the engine is closed")
-        return OpenAIEngine(msgspec.structs.replace(self._options, extra=extra))
-
     async def probe(self) -> None:
         """Ask something that only the server's own loop can answer: the state of its slots."""
         await self.slots()

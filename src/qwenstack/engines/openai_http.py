@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -167,10 +167,18 @@ class OpenAIEngine:
 
     # --- Generation -----------------------------------------------------------------------------
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
-        """Run `request`, always streamed upstream; one step for each network read."""
+    async def generate(
+        self, request: GenerationRequest, extra: dict[str, Any] | None = None
+    ) -> AsyncGenerator[Step, None]:
+        """Run `request`, always streamed upstream; one step for each network read.
+
+        `extra` are fields for this request alone, in place of the configured ones.
+        """
         url = self._chat_url if request.prompt is None else self._text_url
-        exchange = await self._open(url, encode_generation(request, self._wording))
+        wording = self._wording
+        if extra is not None:
+            wording = msgspec.structs.replace(wording, extra=extra)
+        exchange = await self._open(url, encode_generation(request, wording))
         response = exchange.response
         try:
             if response.status != 200:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -23,7 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.studio.accounts import create_key
+from qwenstack.studio.admission.queue import FairQueue, Priority
 from qwenstack.studio.charge import Charge
+from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.http.metrics import check_scraper
 from qwenstack.studio.observability.logs import configure_logging
 from qwenstack.studio.observability.metrics import Metrics
@@ -166,6 +169,23 @@ async def test_the_state_shown_is_that_of_the_moment_of_the_scrape(tmp_path: Pat
     assert after[sample("open_streams")] == 0
     assert after[sample("journal_healthy")] == 1
     assert after[sample("draining")] == 0
+
+
+async def test_the_queue_of_an_engine_of_our_own_is_shown(tmp_path: Path) -> None:
+    async with watched(tmp_path) as studio:
+        queue = FairQueue(1)
+        [remote] = studio.installation.deployments
+        own = msgspec.structs.replace(remote, queue=queue)
+        studio.installation.deployments = Deployments([own])
+        async with queue.slot("ws"):
+            waiting = asyncio.create_task(queue.wait("ws", Priority.BATCH))
+            await asyncio.sleep(0)
+            seen = await scrape(studio)
+            waiting.cancel()
+    assert seen[sample("slots", model="m")] == 1
+    assert seen[sample("slots_running", model="m")] == 1
+    assert seen[sample("queue_waiting", model="m", priority="batch")] == 1
+    assert seen[sample("queue_waiting", model="m", priority="interactive")] == 0
 
 
 async def test_a_stream_that_nobody_can_count_is_shown(tmp_path: Path) -> None:
@@ -350,6 +370,20 @@ async def test_a_collector_gets_a_span_a_request_without_its_text(tmp_path: Path
     for span in spans:
         assert PROMPT.encode() not in span.SerializeToString()
         assert key.encode() not in span.SerializeToString()
+
+
+@pytest.mark.usefixtures("logging_restored")
+async def test_a_collector_that_is_away_holds_up_neither_requests_nor_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with otlp_receiver() as (url, _):
+        pass
+    async with asyncio.timeout(20):
+        async with watched(tmp_path, TelemetrySettings(otlp_endpoint=url)) as studio:
+            key = await studio.tenant()
+            assert await ask(studio, key) == 200
+            assert len(await studio.charges()) == 1
+    assert "spans were dropped" in caplog.text
 
 
 async def test_a_ratio_of_zero_sends_nothing(tmp_path: Path) -> None:

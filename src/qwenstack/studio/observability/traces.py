@@ -7,6 +7,9 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 
 from __future__ import annotations
 
+import logging
+import threading
+
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -22,10 +25,13 @@ from qwenstack.studio.charge import Charge
 from qwenstack.studio.settings import TelemetrySettings
 from qwenstack.studio.ticket import Ticket
 
+_log = logging.getLogger(__name__)
+
 Attributes = dict[str, str | int | float | bool]
 
 QUEUE_MAX = 4096
 EXPORT_TIMEOUT_S = 5.0
+CLOSE_S = 3.0
 _TRACES_PATH = "/v1/traces"
 
 
@@ -42,15 +48,23 @@ class Traces:
             sampler=TraceIdRatioBased(settings.sample_ratio),
             shutdown_on_exit=False,
         )
-        exporter = OTLPSpanExporter(
+        self._exporter = OTLPSpanExporter(
             endpoint=traces_url(settings.otlp_endpoint), timeout=EXPORT_TIMEOUT_S
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=QUEUE_MAX))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(self._exporter, max_queue_size=QUEUE_MAX)
+        )
         self._tracer = self._provider.get_tracer("qwenstack", version)
 
     def close(self) -> None:
-        """Send what waits, or give up after the export's time limit. Blocks."""
-        self._provider.shutdown()
+        """Send what waits, or give it up after `CLOSE_S`. Blocks."""
+        # The library's own shutdown tries for half a minute when the receiver is away.
+        ending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        ending.start()
+        ending.join(CLOSE_S)
+        if ending.is_alive():
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+            _log.warning("spans were dropped: the receiver did not take them in %g s", CLOSE_S)
 
     def settled(self, ticket: Ticket, charge: Charge) -> None:
         """The span of a billed request."""

@@ -33,7 +33,7 @@ class Watchers:
             self._all = (*self._all, self._traces)
 
     def close(self) -> None:
-        """Send the spans that wait. Blocks for seconds when the receiver is away."""
+        """Send the spans that wait. Blocks for some seconds when the receiver is away."""
         if self._traces is not None:
             self._traces.close()
 

@@ -165,7 +165,8 @@ def _refuse(path: str, refusal: Refusal) -> Reply:
 async def _start(
     send: Send, status: int, content_type: bytes, extra: tuple[tuple[bytes, bytes], ...] = ()
 ) -> None:
-    headers = [(b"content-type", content_type), (b"x-request-id", REQUEST_ID.encode()), *extra]
+    ids = [(b"x-request-id", REQUEST_ID.encode()), (b"request-id", REQUEST_ID.encode())]
+    headers = [(b"content-type", content_type), *ids, *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 

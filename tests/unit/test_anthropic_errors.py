@@ -24,7 +24,6 @@ def test_every_refusal_has_a_published_type(kind: RefusalKind) -> None:
     }
     # The client's list has no name for 413; the documentation does.
     assert wording_of(kind).type in (*get_args(ErrorType), "request_too_large")
-    assert dict(reply.headers)[b"request-id"] == b"req_1"
 
 
 @pytest.mark.parametrize(

@@ -162,12 +162,17 @@ class Exchange:
                 "status": status,
                 "headers": [
                     (b"content-type", content_type),
-                    (b"x-request-id", self.request_id.encode()),
+                    *self._id_headers(),
                     (b"cache-control", b"no-store"),
                     *headers,
                 ],
             }
         )
+
+    def _id_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The request's id under the names that OpenAI's and Anthropic's clients look for."""
+        value = self.request_id.encode()
+        return (b"x-request-id", value), (b"request-id", value)
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a part of the body; a client that does not take it in time counts as gone."""
@@ -205,7 +210,7 @@ class Exchange:
                 "headers": [
                     (b"content-type", reply.content_type),
                     (b"content-length", b"%d" % len(reply.body)),
-                    (b"x-request-id", self.request_id.encode()),
+                    *self._id_headers(),
                     *reply.headers,
                 ],
             }

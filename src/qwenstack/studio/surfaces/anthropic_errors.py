@@ -91,7 +91,6 @@ def error_event(refusal: Refusal, request_id: str) -> bytes:
 
 
 def refuse(refusal: Refusal, request_id: str) -> Reply:
-    """The whole answer to a refused request. The vendor's client looks for the id in a header."""
+    """The whole answer to a refused request."""
     status = _WORDING[refusal.kind].status
-    headers = ((b"request-id", request_id.encode()), *retry_headers(refusal))
-    return Reply(status, error_body(refusal, request_id), headers)
+    return Reply(status, error_body(refusal, request_id), retry_headers(refusal))

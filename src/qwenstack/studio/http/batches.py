@@ -28,7 +28,9 @@ _METADATA_MAX = 16
 _WINDOWS = {"24h": 24 * _HOUR_S, "7d": 7 * 24 * _HOUR_S, "14d": 14 * 24 * _HOUR_S}
 
 
-class _NewBatch(msgspec.Struct, forbid_unknown_fields=True):
+class NewBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """The body that creates a batch."""
+
     input_file_id: str
     endpoint: str
     completion_window: str
@@ -36,7 +38,7 @@ class _NewBatch(msgspec.Struct, forbid_unknown_fields=True):
     output_expires_after: msgspec.Raw | None = None
 
 
-_new_batch = msgspec.json.Decoder(_NewBatch)
+_new_batch = msgspec.json.Decoder(NewBatch)
 
 
 class FileRoutes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from qwenstack.studio.batch.lines import LineServer
 from qwenstack.studio.batch.runner import BatchRunner
+from qwenstack.studio.http.admin import PREFIX as ADMIN_PREFIX
+from qwenstack.studio.http.admin import AdminRoutes
 from qwenstack.studio.http.app import App, Handler
 from qwenstack.studio.http.batches import BatchRoutes, FileRoutes
 from qwenstack.studio.http.embeddings import EmbeddingRoute
@@ -11,6 +13,7 @@ from qwenstack.studio.http.generation import GenerationRoute
 from qwenstack.studio.http.health import Health
 from qwenstack.studio.http.metrics import MetricsRoute
 from qwenstack.studio.http.models import ModelRoutes
+from qwenstack.studio.http.openapi import serve_document
 from qwenstack.studio.http.request_path import RequestPath
 from qwenstack.studio.http.token_count import TokenCountRoute
 from qwenstack.studio.installation import Installation
@@ -101,6 +104,7 @@ class Studio:
         )
         routes: dict[tuple[str, str], Handler] = {
             ("GET", "/healthz"): health.alive,
+            ("GET", "/openapi.json"): serve_document,
             ("GET", "/readyz"): health.ready,
         }
         if self._metrics is not None:
@@ -130,7 +134,10 @@ class Studio:
         models = ModelRoutes(installation.tenants, installation.deployments)
         files = FileRoutes(installation.tenants, self.batches)
         batches = BatchRoutes(installation.tenants, self.batches)
-        prefixes: dict[tuple[str, str], Handler] = {}
+        admin = AdminRoutes(installation)
+        prefixes: dict[tuple[str, str], Handler] = {
+            (method, f"{ADMIN_PREFIX}/"): admin for method in ("GET", "POST", "PUT", "DELETE")
+        }
         for prefix in OPENAI_PREFIXES:
             prefixes["GET", f"{prefix}/models/"] = models.by_name
             prefixes["GET", f"{prefix}/files/"] = files.by_id

@@ -270,13 +270,15 @@ class EmbeddingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     instruct: str | None = None
 
 
-class _EmbeddingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmbeddingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an embedding request."""
+
     model: str
     input: _EmbeddingInput
     parameters: EmbeddingParameters = EmbeddingParameters()
 
 
-_EMBEDDINGS = msgspec.json.Decoder(_EmbeddingBody)
+_EMBEDDINGS = msgspec.json.Decoder(EmbeddingBody)
 
 
 class DashScopeEmbeddings:

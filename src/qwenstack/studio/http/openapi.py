@@ -60,7 +60,7 @@ def document() -> dict[str, Any]:
     requests = [kind for _, _, kind in _INFERENCE]
     kinds = [*bodies, *answers, *requests]
     schemas, components = msgspec.json.schema_components(
-        kinds, ref_template="#/components/schemas/{name}"
+        kinds, schema_hook=_any, ref_template="#/components/schemas/{name}"
     )
     known = {repr(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -84,6 +84,11 @@ def document() -> dict[str, Any]:
         },
         "security": [{"key": []}],
     }
+
+
+def _any(_kind: type) -> dict[str, Any]:
+    """The schema of a field that takes any JSON, since it is refused or passed on unread."""
+    return {"description": "Any JSON."}
 
 
 async def serve_document(exchange: Exchange) -> None:

@@ -64,6 +64,13 @@ def test_every_command_shown_exists_with_its_options(where: str, words: str) -> 
             assert name in options | {"--help"}, f"{where} shows `qwenstack {words}`"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
 def test_there_are_examples_to_check() -> None:
     assert len(CASES) > 25
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import IO
+from functools import lru_cache
+from typing import IO, TypedDict
 
 import msgspec
 
@@ -24,12 +25,44 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
+class RequestLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request that ended, as the message of its log record; its text is `request` and its fields.
+
+    A type of its own, since every request writes one: it takes a third of the time of `extra`.
+    """
+
+    request_id: str
+    workspace: str
+    key: str
+    surface: str
+    model: str
+    batch_id: str | None = None
+    outcome: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    amount_micro: int | None = None
+    currency: str | None = None
+    first_token_ms: int | None = None
+    duration_ms: int
+
+    def __str__(self) -> str:
+        shown = ["request"]
+        for name, value in zip(self.__struct_fields__, msgspec.structs.astuple(self), strict=True):
+            if value is not None:
+                shown.append(f"{name}={value}")
+        return " ".join(shown)
+
+
 def configure_logging(settings: LogSettings, stream: IO[str] | None = None) -> None:
     """Send every log record to `stream` (standard error), as the settings say.
 
     Calling it again replaces what the call before set up. The level holds for our own records;
     libraries speak from warning up, whatever it is, since their chatter could hold requests.
     """
+    # Nobody shows them, and each record looks them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Handler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
     root = logging.getLogger()
@@ -49,6 +82,13 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
+        if isinstance(record.msg, RequestLine):
+            # Level and logger are our own words, which need no escape.
+            return (
+                f'{{"time":"{_time(record)}","level":"{record.levelname.lower()}",'
+                f'"logger":"{record.name}","message":"request",'
+                f"{_encoder.encode(record.msg)[1:].decode()}"
+            )
         fields: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -66,7 +106,9 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, and a traceback below where there is one."""
-        extras = "".join(f" {name}={value}" for name, value in _extras(record).items())
+        extras = ""
+        if not isinstance(record.msg, RequestLine):
+            extras = "".join(f" {name}={value}" for name, value in _extras(record).items())
         line = printable(
             f"{_time(record)} {record.levelname.lower()} {record.getMessage()}{extras}"
         )
@@ -76,8 +118,13 @@ class TextLines(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    instant = datetime.fromtimestamp(record.created, UTC)
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, fraction = divmod(record.created, 1)
+    return f"{_second(int(seconds))}.{int(fraction * 1000):03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
@@ -95,29 +142,33 @@ class RequestLog:
         """A bill: what was used, what it costs, how long it took."""
         if not _log.isEnabledFor(logging.INFO):
             return
-        usage = charge.usage
-        fields = {
-            **_who(ticket),
-            "outcome": charge.outcome,
-            "prompt_tokens": usage.prompt,
-            "completion_tokens": usage.completion,
-            "cached_tokens": usage.cached + usage.cached_explicit,
-            "reasoning_tokens": usage.reasoning,
-            "amount_micro": charge.amount_micro,
-            "currency": charge.currency,
-            "first_token_ms": charge.first_token_ms,
-            "duration_ms": (to_us(charge.finished_at) - ticket.started_us) // 1000,
-        }
-        _log.info("request", extra=fields)
+        usage, line = charge.usage, ticket.line
+        _write(
+            RequestLine(
+                request_id=charge.request_id,
+                workspace=charge.workspace_id,
+                key=ticket.caller.key.prefix,
+                surface=charge.surface,
+                model=charge.model,
+                batch_id=line.batch_id if line else None,
+                outcome=charge.outcome,
+                prompt_tokens=usage.prompt,
+                completion_tokens=usage.completion,
+                cached_tokens=usage.cached + usage.cached_explicit,
+                reasoning_tokens=usage.reasoning,
+                amount_micro=charge.amount_micro,
+                currency=charge.currency,
+                first_token_ms=charge.first_token_ms,
+                duration_ms=(to_us(charge.finished_at) - ticket.started_us) // 1000,
+            )
+        )
 
     def voided(self, ticket: Ticket) -> None:
         """A request without a bill."""
-        fields = {
-            **_who(ticket),
-            "outcome": "voided",
-            "duration_ms": (now_us() - ticket.started_us) // 1000,
-        }
-        _log.info("request", extra=fields)
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        duration_ms = (now_us() - ticket.started_us) // 1000
+        _write(RequestLine(**_who(ticket), outcome="voided", duration_ms=duration_ms))
 
     def unmetered(self, ticket: Ticket) -> None:
         """A warning: text was given away."""
@@ -137,7 +188,21 @@ class RequestLog:
         _log.info("refused", extra={"surface": surface, "kind": refusal.kind.value})
 
 
-def _who(ticket: Ticket) -> dict[str, object]:
+def _write(line: RequestLine) -> None:
+    # Not through `info`, which looks for the caller's file and line, and nobody shows those.
+    _log.handle(logging.LogRecord(_log.name, logging.INFO, "", 0, line, (), None))
+
+
+class _Who(TypedDict):
+    request_id: str
+    workspace: str
+    key: str
+    surface: str
+    model: str
+    batch_id: str | None
+
+
+def _who(ticket: Ticket) -> _Who:
     line = ticket.line
     return {
         "request_id": ticket.request_id,

@@ -383,7 +383,8 @@ async def test_a_collector_that_is_away_holds_up_neither_requests_nor_the_end(
             key = await studio.tenant()
             assert await ask(studio, key) == 200
             assert len(await studio.charges()) == 1
-    assert "spans were dropped" in caplog.text
+    # The exporter's pauses are random: it gives up by itself, or is made to.
+    assert "Failed to export spans" in caplog.text or "spans were dropped" in caplog.text
 
 
 async def test_a_ratio_of_zero_sends_nothing(tmp_path: Path) -> None:

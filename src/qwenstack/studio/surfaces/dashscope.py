@@ -11,7 +11,12 @@ from typing import Literal
 
 import msgspec
 
-from qwenstack.core.generation import Completion, EmbeddingRequest, EmbeddingResult
+from qwenstack.core.generation import (
+    Completion,
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationRequest,
+)
 from qwenstack.core.refusals import Refusal, RefusalKind, invalid
 from qwenstack.studio.surfaces import dashscope_errors
 from qwenstack.studio.surfaces.dashscope_answer import GenerationStream, Shape, whole_answer
@@ -49,12 +54,8 @@ class DashScopeGeneration:
         sse = headers.get(b"x-dashscope-sse", b"").lower() == b"enable"
         # Chat models answer with messages where nothing is said; `text` is the older form.
         text = parameters.result_format == "text" and not self._multimodal
-        if text and request.n > 1:
-            raise invalid(
-                f"'n' is {request.n}, and the result_format 'text' has room for one answer; send "
-                "the result_format 'message'.",
-                "n",
-            )
+        if text:
+            _check_text_form(request)
         return Call(
             request=request,
             stream=sse or b"text/event-stream" in headers.get(b"accept", b""),
@@ -72,6 +73,23 @@ class DashScopeGeneration:
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
         """A refusal in DashScope's shape."""
         return dashscope_errors.refuse(refusal, request_id)
+
+
+def _check_text_form(request: GenerationRequest) -> None:
+    """Refuse what the older form has no room for, rather than generate and drop it."""
+    wanted = None
+    if request.n > 1:
+        wanted = "n"
+    elif request.tools:
+        wanted = "tools"
+    elif request.logprobs is not None:
+        wanted = "logprobs"
+    if wanted is not None:
+        raise invalid(
+            f"'parameters.{wanted}' needs the result_format 'message': the result_format 'text' "
+            "has room for one text only.",
+            f"parameters.{wanted}",
+        )
 
 
 def _shape(call: Call) -> Shape:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from qwenstack.core.generation import GenerationRequest, Message, TextPart, Tool, ToolChoice
-from qwenstack.core.refusals import invalid
+from qwenstack.core.refusals import Refusal, invalid
 from qwenstack.studio.surfaces.json_body import decode, show
 from qwenstack.studio.surfaces.openai_chat import ResponseFormatFields, ToolFields
 from qwenstack.studio.surfaces.openai_fields import (
@@ -128,12 +128,15 @@ class DashScopeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DECODER = msgspec.json.Decoder(DashScopeRequest)
+# How a content item is called by OpenAI, and here.
+_CONTENT_KEYS = {".image_url.url": ".image", ".input_audio.data": ".audio", ".type": ""}
 _REFUSED = RefusedFields(
     {
         "enable_search": "Nothing is searched here; give the facts in the prompt.",
         "enable_code_interpreter": "No code is run here.",
         "search_options": "Nothing is searched here; give the facts in the prompt.",
         "translation_options": "Say in the prompt what to translate into what.",
+        "vl_high_resolution_images": "Images keep the resolution that they come in.",
         "audio": "Answers are text.",
     }
 )
@@ -142,8 +145,39 @@ _REFUSED = RefusedFields(
 def read_generation(body: bytes) -> tuple[DashScopeRequest, GenerationRequest]:
     """The request as sent and as we run it; raises Refusal for what is wrong in it."""
     wire = decode(_DECODER, body)
+    try:
+        return wire, _read(wire)
+    except Refusal as refusal:
+        raise _in_our_names(refusal) from refusal
+
+
+def _in_our_names(refusal: Refusal) -> Refusal:
+    """The same with the field named by its place in this body: the checks are OpenAI's."""
+    param = refusal.param
+    if param is None:
+        return refusal
+    root = param.partition(".")[0].partition("[")[0]
+    if root == "messages":
+        ours = "input." + param
+        for theirs, key in _CONTENT_KEYS.items():
+            ours = ours.removesuffix(theirs) + key if ours.endswith(theirs) else ours
+    elif root != "model" and root in Parameters.__struct_fields__:
+        ours = "parameters." + param
+    else:
+        return refusal
+    message = refusal.message.replace(f"'{param}'", f"'{ours}'")
+    return Refusal(refusal.kind, message, param=ours, retry_after_s=refusal.retry_after_s)
+
+
+def _read(wire: DashScopeRequest) -> GenerationRequest:
     parameters = wire.parameters
     _REFUSED.check(parameters)
+    if parameters.model not in ("", wire.model):
+        raise invalid(
+            f"'parameters.model' is {show(parameters.model)}, and 'model' is {show(wire.model)}; "
+            "send 'model' only.",
+            "parameters.model",
+        )
     if parameters.modalities not in (None, ["text"]):
         raise invalid(
             f"'parameters.modalities' is {show(parameters.modalities)}; only ['text'] is offered.",
@@ -151,7 +185,7 @@ def read_generation(body: bytes) -> tuple[DashScopeRequest, GenerationRequest]:
         )
     tools, choice = _tools(parameters)
     form = parameters.response_format
-    request = GenerationRequest(
+    return GenerationRequest(
         model=check_model(wire.model),
         messages=_messages(wire.input),
         max_tokens=_max_tokens(parameters),
@@ -170,7 +204,6 @@ def read_generation(body: bytes) -> tuple[DashScopeRequest, GenerationRequest]:
         thinking=parameters.enable_thinking,
         thinking_budget=check_positive("parameters.thinking_budget", parameters.thinking_budget),
     )
-    return wire, request
 
 
 def _max_tokens(parameters: Parameters) -> int | None:
@@ -194,6 +227,11 @@ def _messages(given: Input) -> tuple[Message, ...]:
             "'input.history' is not taken any more; send 'input.messages'.", "input.history"
         )
     if given.messages is not None:
+        if given.prompt:
+            raise invalid(
+                "'input' has both 'messages' and 'prompt'; put the prompt into a user's message.",
+                "input.prompt",
+            )
         return read_messages([_as_openai(each) for each in given.messages])
     if given.prompt:
         return (Message(role="user", content=(TextPart(given.prompt),)),)

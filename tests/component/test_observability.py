@@ -16,10 +16,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.exc import IntegrityError
 
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
@@ -28,7 +30,7 @@ from qwenstack.studio.admission.queue import FairQueue, Priority
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.http.metrics import check_scraper
-from qwenstack.studio.observability.logs import configure_logging
+from qwenstack.studio.observability.logs import configure_logging, traceback_without_text
 from qwenstack.studio.observability.metrics import Metrics
 from qwenstack.studio.observability.watchers import Watchers
 from qwenstack.studio.settings import LogSettings, SettingsError, TelemetrySettings, load_settings
@@ -313,6 +315,58 @@ def test_foreign_text_cannot_make_a_line_of_its_own_and_twice_configured_logs_on
     [line] = stream.getvalue().splitlines()
     assert "forged" in line
     assert "\x1b" not in line
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("shape", ["json", "text"])
+async def test_a_defect_is_logged_and_counted_without_the_words_that_may_quote_a_request(
+    tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        try:
+            raise ValueError(PROMPT)
+        except ValueError as error:
+            raise KeyError(PROMPT) from error
+
+    stream = io.StringIO()
+    configure_logging(LogSettings(format=shape), stream)  # type: ignore[arg-type]
+    async with watched(tmp_path) as studio:
+        key = await studio.tenant()
+        monkeypatch.setattr(studio.installation.door, "admit", broken)
+        response = await studio.chat(key)
+        assert response.status == 500
+        seen = await scrape(studio)
+    text = stream.getvalue()
+    assert PROMPT not in text
+    assert response.headers["x-request-id"] in text
+    assert "in broken" in text
+    assert 0 < text.index("builtins.ValueError") < text.index("builtins.KeyError")
+    assert seen[sample("refusals_total", surface="openai.chat", kind="internal")] == 1
+
+
+def test_a_database_error_shows_its_driver_s_words_and_no_value(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'db'}")
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (a TEXT UNIQUE)"))
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (:a)"), {"a": PROMPT})
+    with pytest.raises(IntegrityError) as caught, engine.begin() as connection:
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (:a)"), {"a": PROMPT})
+    assert PROMPT in str(caught.value)
+    shown = traceback_without_text(caught.value)
+    assert PROMPT not in shown
+    assert "sqlalchemy.exc.IntegrityError: UNIQUE constraint failed: t.a" in shown
+
+
+@pytest.mark.usefixtures("logging_restored")
+async def test_a_refused_client_s_request_id_finds_its_log_line(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    configure_logging(LogSettings(format="json"), stream)
+    async with watched(tmp_path) as studio:
+        response = await studio.chat("sk-qs-wrong")
+    [line] = [json.loads(each) for each in stream.getvalue().splitlines()]
+    assert line["request_id"] == response.headers["x-request-id"]
+    assert line["message"] == "refused"
+    assert line["kind"] == "invalid_key"
 
 
 @contextlib.asynccontextmanager

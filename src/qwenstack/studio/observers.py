@@ -28,7 +28,7 @@ class Observer(Protocol):
         """An engine did not do its part."""
         ...
 
-    def refused(self, surface: str, refusal: Refusal) -> None:
+    def refused(self, surface: str, refusal: Refusal, request_id: str) -> None:
         """A request was refused before it ran, or broke."""
         ...
 
@@ -48,5 +48,5 @@ class Silent:
     def engine_failed(self, ticket: Ticket, error: Exception) -> None:
         """Nothing."""
 
-    def refused(self, surface: str, refusal: Refusal) -> None:
+    def refused(self, surface: str, refusal: Refusal, request_id: str) -> None:
         """Nothing."""

@@ -378,6 +378,7 @@ async def _count_delivered(ticket: Ticket, steps: list[Step]) -> TokenUsage | No
             reasoning += thought
             completion += thought + await engine.count_text(choice.text + calls)
     except EngineError as error:
-        _log.warning("the engine could not count an interrupted stream: %s", error)
+        # Its words may quote the stream.
+        _log.warning("the engine could not count an interrupted stream: %s", type(error).__name__)
         return None
     return TokenUsage(prompt=prompt, completion=completion, reasoning=reasoning)

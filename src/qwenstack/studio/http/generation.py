@@ -65,5 +65,5 @@ class GenerationRoute:
         except Refusal as refusal:
             if not exchange.started:
                 raise
-            self._path.observer.refused(self._surface.name, refusal)
+            self._path.observer.refused(self._surface.name, refusal, exchange.request_id)
             await exchange.write(encoder.fail(refusal), more=False)

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from qwenstack.core.instants import now_us
-from qwenstack.core.refusals import Refusal
+from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.studio.admission.limits import rate_limit_headers
 from qwenstack.studio.admit import Door
 from qwenstack.studio.http.exchange import ClientGone, Exchange
@@ -19,6 +19,8 @@ from qwenstack.studio.surfaces.interface import Reply
 from qwenstack.studio.tenancy import Caller
 from qwenstack.studio.tenants import Tenants
 from qwenstack.studio.ticket import Ticket
+
+_DEFECT = Refusal(RefusalKind.INTERNAL, "An internal error occurred.")
 
 
 class Refusing(Protocol):
@@ -52,13 +54,17 @@ class RequestPath(msgspec.Struct, frozen=True, kw_only=True):
         try:
             await serve(exchange)
         except Refusal as refusal:
-            self.observer.refused(surface.name, refusal)
+            self.observer.refused(surface.name, refusal, exchange.request_id)
             await exchange.reply(surface.refuse(refusal, exchange.request_id))
         except ClientGone:
             pass
         except asyncio.CancelledError:
             if not exchange.client_gone:
                 raise
+        except Exception:
+            # A defect of ours: whoever called us logs and answers it, and the watchers count it.
+            self.observer.refused(surface.name, _DEFECT, exchange.request_id)
+            raise
         finally:
             exchange.unwatch()
 

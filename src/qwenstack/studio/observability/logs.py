@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, TypedDict
 
 import msgspec
+from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.instants import now_us, to_us
 from qwenstack.core.refusals import Refusal
@@ -22,6 +24,8 @@ _log = logging.getLogger("qwenstack.requests")
 
 # What the standard library itself puts on a record; everything else came through `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_CHAIN_MAX = 8
+_FRAMES_MAX = 30
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -97,7 +101,7 @@ class JsonLines(logging.Formatter):
             **_extras(record),
         }
         if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
+            fields["traceback"] = traceback_without_text(record.exc_info[1])
         return _encoder.encode(fields).decode()
 
 
@@ -113,8 +117,27 @@ class TextLines(logging.Formatter):
             f"{_time(record)} {record.levelname.lower()} {record.getMessage()}{extras}"
         )
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + traceback_without_text(record.exc_info[1])
         return line
+
+
+def traceback_without_text(error: BaseException | None) -> str:
+    """Where an error and those behind it came from, and what they are, the first one first.
+
+    An exception's words may quote a request, or the values of an SQL statement, so that they are
+    left out; only those of the operating system and of a database's driver are shown.
+    """
+    shown: list[str] = []
+    while error is not None and len(shown) < _CHAIN_MAX:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        if isinstance(error, (OSError, DBAPIError)):
+            words = str(error.orig if isinstance(error, DBAPIError) else error)
+            # PostgreSQL's further lines show the row.
+            kind += f": {printable(words.partition(chr(10))[0])}"
+        shown.append("".join(traceback.format_tb(error.__traceback__, -_FRAMES_MAX)) + kind)
+        behind = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or behind
+    return "\n".join(reversed(shown))
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -183,9 +206,12 @@ class RequestLog:
             extra={**_who(ticket), "error": type(error).__name__, "reason": reason},
         )
 
-    def refused(self, surface: str, refusal: Refusal) -> None:
+    def refused(self, surface: str, refusal: Refusal, request_id: str) -> None:
         """The kind alone: a refusal's words may quote the request."""
-        _log.info("refused", extra={"surface": surface, "kind": refusal.kind.value})
+        _log.info(
+            "refused",
+            extra={"request_id": request_id, "surface": surface, "kind": refusal.kind.value},
+        )
 
 
 def _write(line: RequestLine) -> None:

@@ -125,7 +125,7 @@ class Metrics:
         """Count an engine's failure by its class."""
         self._failures.labels(ticket.deployment.name, type(error).__name__).inc()
 
-    def refused(self, surface: str, refusal: Refusal) -> None:
+    def refused(self, surface: str, refusal: Refusal, request_id: str) -> None:
         """Count a refusal by its kind."""
         self._refusals.labels(surface, refusal.kind.value).inc()
 

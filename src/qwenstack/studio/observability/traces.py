@@ -93,7 +93,7 @@ class Traces:
     def engine_failed(self, ticket: Ticket, error: Exception) -> None:
         """Nothing: the ticket knows, and its span comes at the request's end."""
 
-    def refused(self, surface: str, refusal: Refusal) -> None:
+    def refused(self, surface: str, refusal: Refusal, request_id: str) -> None:
         """Nothing: what was not admitted has no span."""
 
     def _record(self, ticket: Ticket, attributes: Attributes, end_us: int) -> None:

@@ -57,7 +57,7 @@ class Watchers:
         for each in self._all:
             each.engine_failed(ticket, error)
 
-    def refused(self, surface: str, refusal: Refusal) -> None:
+    def refused(self, surface: str, refusal: Refusal, request_id: str) -> None:
         """Tell everyone."""
         for each in self._all:
-            each.refused(surface, refusal)
+            each.refused(surface, refusal, request_id)

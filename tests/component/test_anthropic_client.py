@@ -223,7 +223,7 @@ def test_refusals_become_typed_exceptions(
 def test_a_bad_field_is_named_to_the_caller(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError, match="'max_tokens': -1"):
         client.messages.create(model="hello", max_tokens=-1, messages=USER)
-    with pytest.raises(anthropic.BadRequestError, match="Unrecognized request argument"):
+    with pytest.raises(anthropic.BadRequestError, match="x: Extra inputs are not permitted"):
         client.messages.create(model="hello", max_tokens=9, messages=USER, extra_body={"x": 1})
 
 

@@ -222,7 +222,7 @@ def test_at_most_four_markers() -> None:
         ({"tools": [{**TOOL, "name": "no spaces"}]}, "tools[0].name"),
         ({"tools": [TOOL, TOOL]}, "same name"),
         ({"tools": [{**TOOL, "input_schema": {"type": "array"}}]}, "type 'object'"),
-        ({"tools": [{**TOOL, "surprise": 1}]}, "tools[0].surprise"),
+        ({"tools": [{**TOOL, "surprise": 1}]}, "tools[0].surprise: Extra inputs are not"),
         ({"tools": [{**TOOL, "defer_loading": True}]}, "no tool search"),
         ({"tools": [{**TOOL, "allowed_callers": ["code_execution"]}]}, "allowed_callers"),
         ({"tools": [{**TOOL, "input_examples": [{}]}]}, "examples"),
@@ -235,7 +235,7 @@ def test_at_most_four_markers() -> None:
         ({"diagnostics": {"previous_message_id": None}}, "no cache diagnostics"),
         ({"context_management": {}}, "Nothing is removed"),
         ({"speed": "fast"}, "one speed"),
-        ({"unheard_of": 1}, "unheard_of"),
+        ({"unheard_of": 1}, "unheard_of: Extra inputs are not permitted"),
     ],
 )
 def test_a_bad_field_is_named(fields: dict[str, Any], words: str) -> None:

@@ -256,7 +256,15 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decode(decoder, body)
     except Refusal as refusal:
-        raise _better_reason(body) or refusal from refusal.__cause__
+        raise _better_reason(body) or _in_vendors_words(refusal) from refusal.__cause__
+
+
+def _in_vendors_words(refusal: Refusal) -> Refusal:
+    """The same, with an unknown field refused as the vendor does: clients look for the words."""
+    param = refusal.param
+    if param is not None and refusal.message == f"Unrecognized request argument supplied: {param}":
+        return invalid(f"{param}: Extra inputs are not permitted", param)
+    return refusal
 
 
 def _better_reason(body: bytes) -> Refusal | None:

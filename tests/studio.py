@@ -53,6 +53,7 @@ class Upstream:
         self.break_after: int | None = None
         self.hang_after: int | None = None
         self.status = 200
+        self.tokenizes = False
         self.requests: list[dict[str, Any]] = []
         self.running = 0
         self.running_max = 0
@@ -64,6 +65,7 @@ class Upstream:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/tokenize", self._tokenize)
         runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
         )
@@ -77,6 +79,11 @@ class Upstream:
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        if not self.tokenizes:
+            raise web.HTTPNotFound
+        return web.json_response({"count": PROMPT_TOKENS, "tokens": [0] * PROMPT_TOKENS})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(await request.json())

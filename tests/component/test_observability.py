@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 import sqlalchemy
@@ -33,8 +34,15 @@ from qwenstack.studio.http.metrics import check_scraper
 from qwenstack.studio.observability.logs import configure_logging, traceback_without_text
 from qwenstack.studio.observability.metrics import Metrics
 from qwenstack.studio.observability.watchers import Watchers
-from qwenstack.studio.settings import LogSettings, SettingsError, TelemetrySettings, load_settings
+from qwenstack.studio.settings import (
+    LogSettings,
+    Settings,
+    SettingsError,
+    TelemetrySettings,
+    load_settings,
+)
 from qwenstack.studio.tenancy import ApiKey, Tenancy, make_key
+from tests import kill_harness
 from tests.studio import RunningStudio, Upstream, running_studio
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
@@ -424,6 +432,46 @@ async def test_a_collector_gets_a_span_a_request_without_its_text(tmp_path: Path
     for span in spans:
         assert PROMPT.encode() not in span.SerializeToString()
         assert key.encode() not in span.SerializeToString()
+
+
+async def test_the_command_serves_metrics_and_writes_log_and_spans_until_its_end(
+    tmp_path: Path,
+) -> None:
+    upstream = kill_harness.Upstream()
+    await upstream.start()
+    key = kill_harness.make_tenant(Settings(), tmp_path)
+    server = kill_harness.Server(tmp_path, kill_harness.free_port())
+    async with otlp_receiver() as (collector, spans), aiohttp.ClientSession() as session:
+        kill_harness.write_settings(tmp_path, upstream.url, "")
+        with (tmp_path / "qwenstack.toml").open("a") as file:
+            file.write(f'[log]\nformat = "json"\n[telemetry]\notlp_endpoint = "{collector}"\n')
+        await server.start()
+        try:
+            async with session.post(
+                f"{server.url}/chat/completions",
+                json={"model": "m", "messages": [{"role": "user", "content": PROMPT}]},
+                headers={"Authorization": f"Bearer {key}"},
+            ) as response:
+                answer = await response.json()
+                request_id = response.headers["x-request-id"]
+            async with session.get(server.url.removesuffix("/v1") + "/metrics") as response:
+                families = list(text_string_to_metric_families(await response.text()))
+        finally:
+            await server.terminate()
+            await upstream.stop()
+    completion = answer["usage"]["completion_tokens"]
+    [tokens] = [family for family in families if family.name == "qwenstack_tokens"]
+    assert {each.labels["meter"]: each.value for each in tokens.samples}["output"] == completion
+    assert "process_resident_memory_bytes" in {family.name for family in families}
+    text = (tmp_path / "server.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    [line] = [line for line in lines if line["message"] == "request"]
+    assert line["request_id"] == request_id
+    assert line["completion_tokens"] == completion
+    assert PROMPT not in text
+    assert key[12:] not in text
+    [span] = spans
+    assert attributes_of(span)["gen_ai.response.id"] == request_id
 
 
 @pytest.mark.usefixtures("logging_restored")

@@ -97,38 +97,6 @@ class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
         return self.architecture.startswith("qwen")
 
 
-class GgufTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor in the file. `kind` names how its weights are stored (`Q8_0`, `F32`).
-
-    Its entry in the header ends at `entry_end`, with the type in 4 bytes and the offset in 8; its
-    `size` bytes lie at `offset` from the layout's `data_at`.
-    """
-
-    name: str
-    kind: str
-    offset: int
-    size: int
-    entry_end: int
-
-
-class GgufLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the tensors are: the header ends at `header_end`, their data begins at `data_at`."""
-
-    tensors: tuple[GgufTensor, ...]
-    alignment: int
-    header_end: int
-    data_at: int
-
-
-def read_layout(path: Path) -> GgufLayout:
-    """Read where the tensors of the GGUF file at `path` are; raises as `read_header` does."""
-    with path.open("rb") as file:
-        reader = _Reader(file, path.stat().st_size)
-        reader.header()
-        assert reader.layout is not None
-        return reader.layout
-
-
 def read_header(path: Path) -> GgufHeader:
     """Read the header of the GGUF file at `path`.
 
@@ -146,7 +114,6 @@ class _Reader:
         self._file = file
         self._file_bytes = file_bytes
         self._left = min(file_bytes, _HEADER_BYTES_MAX)
-        self.layout: GgufLayout | None = None
 
     def header(self) -> GgufHeader:
         version = self._preamble()
@@ -224,7 +191,6 @@ class _Reader:
     def _tensors(self, count: int, alignment: int) -> tuple[int, str]:
         """The number of weights and the most common tensor type; checks that all data is there."""
         weights_by_type: dict[str, int] = {}
-        tensors: list[GgufTensor] = []
         parameters = 0
         end = 0
         for number in range(count):
@@ -233,21 +199,12 @@ class _Reader:
             if offset % alignment:
                 raise GgufError(f"the file is damaged: tensor {name!r} is not aligned")
             type_name, block, block_bytes = _TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
-            size = weights // block * block_bytes
-            end = max(end, offset + size)
-            entry_end = self._file.tell()
-            tensors.append(
-                GgufTensor(name=name, kind=type_name, offset=offset, size=size, entry_end=entry_end)
-            )
+            end = max(end, offset + weights // block * block_bytes)
             parameters += weights
             weights_by_type[type_name] = weights_by_type.get(type_name, 0) + weights
         if not count:
             raise GgufError("the file holds no tensors: it is a vocabulary only, not a model")
-        header_end = self._file.tell()
-        start = -(-header_end // alignment) * alignment
-        self.layout = GgufLayout(
-            tensors=tuple(tensors), alignment=alignment, header_end=header_end, data_at=start
-        )
+        start = -(-self._file.tell() // alignment) * alignment
         if start + end > self._file_bytes:
             raise GgufError(
                 f"the file is cut short: its tensors reach to byte {start + end}, but it ends at "

@@ -227,7 +227,7 @@ async def test_kill_9_of_the_parent_ends_the_child(default_model_path: Path, loa
         if loaded:
             assert await asyncio.to_thread(parent.stdout.readline) == b"ready\n"
         parent.kill()
-    await eventually(lambda: not children[0].is_running(), 10.0)
+    await eventually(lambda: not children[0].is_running())
 
 
 async def test_a_model_of_unknown_architecture_is_named(

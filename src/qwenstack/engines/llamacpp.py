@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import msgspec
 import psutil
 
@@ -27,6 +29,7 @@ from qwenstack.engines.interface import (
     Capabilities,
     EngineIdentity,
     EngineRejected,
+    EngineUnavailable,
 )
 from qwenstack.engines.llamacpp_child import LlamaCppConfiguration
 from qwenstack.engines.llamacpp_constrained import (
@@ -43,6 +46,9 @@ _WORKING_MIB: Final = 1536
 _CONTEXT_FALLBACK: Final = 4096
 _CONTEXT_MIN: Final = 1024
 _EMBEDDING_CONTEXT_MAX: Final = 8192
+_DYING_S_MAX: Final = 10.0
+_RETRY_S: Final = 0.1
+_AT_ONCE_S: Final = 0.5
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +165,33 @@ class LlamaCpp:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Run `request`. Closing the generator frees its slot."""
         grammar = grammar_of(request)
+        first = time.monotonic()
+        resent = False
+        while True:
+            began = False
+            sent = time.monotonic()
+            try:
+                async with aclosing(self._steps(request, grammar)) as steps:
+                    async for step in steps:
+                        began = True
+                        yield step
+                return
+            except EngineUnavailable as error:
+                # The child may be dying already when the request comes. Refused, it has reached
+                # nothing. Broken off at once, it most likely is not what killed the child, and is
+                # sent once more; broken off later it may be, and would kill the next one, too.
+                now = time.monotonic()
+                refused = isinstance(error.__cause__, aiohttp.ClientConnectorError)
+                if began or now - first > _DYING_S_MAX:
+                    raise
+                if not refused and (resent or now - sent > _AT_ONCE_S):
+                    raise
+                resent = resent or not refused
+            await asyncio.sleep(_RETRY_S)
+
+    async def _steps(
+        self, request: GenerationRequest, grammar: str | None
+    ) -> AsyncGenerator[Step, None]:
         client = await self._server.client()
         if grammar is not None:
             steps = generate_constrained(client, self._trials, request, grammar)

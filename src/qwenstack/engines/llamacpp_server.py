@@ -23,7 +23,6 @@ from qwenstack.engines.openai_settings import OpenAIServer
 _RESTART_WAIT_S: Final = 30.0
 _FIRST_BYTE_TIMEOUT_S: Final = 900.0
 _IDLE_TIMEOUT_S: Final = 180.0
-_KEEP_ALIVE_S: Final = 0.2
 _REASON_MARK: Final = "error loading model:"
 
 
@@ -120,8 +119,9 @@ class LlamaCppServer:
             api_key=self._configuration.api_key,
             capabilities=self._capabilities,
             max_connections=self._configuration.clients_max,
-            # An idle connection holds one of the child's threads.
-            keepalive_s=_KEEP_ALIVE_S,
+            # An idle connection holds one of the child's threads, and a request that is sent again
+            # on a fresh one after it killed the child would kill the next child, too.
+            keepalive_s=None,
             first_byte_s=_FIRST_BYTE_TIMEOUT_S,
             idle_s=_IDLE_TIMEOUT_S,
         )

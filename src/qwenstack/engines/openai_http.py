@@ -310,7 +310,9 @@ class OpenAIEngine:
         server = self._server
         return aiohttp.ClientSession(
             connector=PooledConnector(
-                limit=server.max_connections, keepalive_timeout=server.keepalive_s
+                limit=server.max_connections,
+                keepalive_timeout=server.keepalive_s,
+                force_close=server.keepalive_s is None,
             ),
             timeout=aiohttp.ClientTimeout(
                 total=None,
@@ -355,7 +357,7 @@ class OpenAIEngine:
     async def _open(self, url: URL, body: bytes | None, method: str = "POST") -> _Exchange:
         """Send a request and wait for the answer's headers."""
         server = self._server
-        stale_possible = True
+        stale_possible = server.keepalive_s is not None
         while True:
             session = self._session
             if session is None:

@@ -23,7 +23,8 @@ class OpenAIServer(msgspec.Struct, frozen=True, kw_only=True):
     `base_url` ends in the version prefix, as in `http://127.0.0.1:8000/v1`. `upstream_model` is the
     server's own name for the model; None sends the request's. `running_usage` None means: where
     the dialect is known to have it. `extra` are fields added to every generation as they are.
-    `keepalive_s` stays under the 5 s after which uvicorn and cpp-httplib drop an idle connection.
+    `keepalive_s` stays under the 5 s after which uvicorn and cpp-httplib drop an idle connection;
+    None makes a connection for each request, and then none is ever found stale.
     """
 
     base_url: str
@@ -38,7 +39,7 @@ class OpenAIServer(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: Capabilities = Capabilities(tools=True, json_schema=True, logprobs=True)
 
     max_connections: int = 256
-    keepalive_s: float = 4.0
+    keepalive_s: float | None = 4.0
     pool_wait_s: float = 30.0
     connect_s: float = 5.0
     first_byte_s: float = 300.0
@@ -65,7 +66,9 @@ class OpenAIServer(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("base_url holds a query or a fragment; it must end in a path")
         if self.api_key is not None and not _HEADER_SAFE.fullmatch(self.api_key):
             raise ValueError("api_key holds a character that a header cannot carry, or is empty")
-        for field in ("keepalive_s", "pool_wait_s", "connect_s", "first_byte_s", "idle_s"):
+        if self.keepalive_s is not None:
+            self._positive("keepalive_s")
+        for field in ("pool_wait_s", "connect_s", "first_byte_s", "idle_s"):
             self._positive(field)
         for field in ("total_s", "probe_s", "max_connections", "read_buffer_bytes"):
             self._positive(field)

@@ -68,6 +68,27 @@ async def test_a_tenant_is_made_funded_served_billed_and_ended(tmp_path: Path) -
         assert audit["lines"] >= 7
 
 
+async def test_rotating_revives_no_key_and_resets_no_budget(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        await studio.tenant()
+        one = "/workspaces/acme"
+        fields = {"name": "b", "expires_in_s": 1000}
+        _, key = await call(studio, root, "POST", f"{one}/keys", fields)
+        limits = {"limit": "0.00001", "key": key["id"], "period": "total"}
+        assert (await call(studio, root, "POST", f"{one}/budgets", limits))[0] == 200
+        studio.upstream.tokens = 100
+        statuses = [(await studio.chat(key["api_key"], max_tokens=100)).status for _ in range(2)]
+        assert statuses == [200, 403]
+        _, made = await call(studio, root, "POST", f"/keys/{key['id']}/rotate", {"overlap_s": 0})
+        assert (await studio.chat(made["api_key"], max_tokens=100)).status == 403
+        assert made["expires_us"] is not None
+        assert (await studio.chat(key["api_key"])).status == 401
+        again = await call(studio, root, "POST", f"/keys/{key['id']}/rotate", {"overlap_s": 9})
+        assert again[0] == 409
+        assert (await studio.chat(key["api_key"])).status == 401
+
+
 async def test_plans_and_budgets_take_effect_at_once(tmp_path: Path) -> None:
     async with running_studio(tmp_path) as studio:
         root = await admin_key(studio)
@@ -99,6 +120,7 @@ async def test_plans_and_budgets_take_effect_at_once(tmp_path: Path) -> None:
         ("GET", "/nowhere", None, 404),
         ("DELETE", "/plans", None, 405),
         ("GET", "/usage?by=nonsense", None, 400),
+        ("GET", "/usage?end=9999-12-31T23:59:59-23:00", None, 400),
     ],
 )
 async def test_a_wrong_act_is_refused_and_leaves_no_trace(

@@ -123,13 +123,17 @@ def up(default_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def openai_client(up: Up) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{up.base_url}/v1", api_key=up.api_key, max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{up.base_url}/v1", api_key=up.api_key, max_retries=0, timeout=180
+    ) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def anthropic_client(up: Up) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=up.base_url, api_key=up.api_key, max_retries=0) as client:
+    with anthropic.Anthropic(
+        base_url=up.base_url, api_key=up.api_key, max_retries=0, timeout=180
+    ) as client:
         yield client
 
 

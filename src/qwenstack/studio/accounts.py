@@ -191,8 +191,17 @@ def revoke_key(
 def rotate_key(
     connection: Connection, *, actor: str, key_id: str, overlap_s: int
 ) -> tuple[ApiKey, NewKey]:
-    """Make a successor with the same rights; the old key ends after `overlap_s` seconds."""
-    old = find_key(connection, key_id)
+    """Make a successor with the same rights; the old key ends after `overlap_s` seconds.
+
+    The successor lives as long from now as the old key was made for, and has its budgets with what
+    was spent of them: rotating resets nothing. Raises Refusal for a key that is over already.
+    """
+    old, now = find_key(connection, key_id), now_us()
+    ends = [each for each in (old.revoked_us, old.expires_us) if each is not None]
+    if ends and min(ends) <= now:
+        raise Refusal(
+            RefusalKind.CONFLICT, f"The key {old.prefix}… is over; create a new one instead."
+        )
     made = create_key(
         connection,
         actor=actor,
@@ -200,9 +209,32 @@ def rotate_key(
         name=old.name,
         scopes=old.scopes,
         models=old.models,
+        expires_us=None if old.expires_us is None else now + old.expires_us - old.created_us,
     )
-    revoke_key(connection, actor=actor, key_id=old.id, at_us=now_us() + overlap_s * 1_000_000)
+    _copy_budgets(connection, actor, old.id, made[0].id)
+    # An end that was set before stays where it comes first.
+    end_us = min([now + overlap_s * 1_000_000, *ends])
+    revoke_key(connection, actor=actor, key_id=old.id, at_us=end_us)
     return made
+
+
+def _copy_budgets(connection: Connection, actor: str, old_key: str, new_key: str) -> None:
+    table, spend = tables.budgets, tables.budget_spend
+    for row in connection.execute(select(table).where(table.c.key_id == old_key)).all():
+        budget = msgspec.structs.replace(read_row(row, Budget), id=new_id("bud"), key_id=new_key)
+        connection.execute(
+            insert(table).values(**msgspec.structs.asdict(budget), created_us=row.created_us)
+        )
+        for period in connection.execute(select(spend).where(spend.c.budget_id == row.id)).all():
+            connection.execute(
+                insert(spend).values(
+                    budget_id=budget.id,
+                    period_start_us=period.period_start_us,
+                    spent_micro=period.spent_micro,
+                )
+            )
+        record(connection, actor, "budget.create", budget.id, msgspec.to_builtins(budget))
+    _changed(connection, FUNDS_TOPIC)
 
 
 def find_key(connection: Connection, reference: str) -> ApiKey:
@@ -257,6 +289,8 @@ def create_budget(
     """Set a budget; spending before it was set does not count. Raises Refusal."""
     if limit_micro < 0:
         raise invalid("A budget's limit must not be negative.", "limit")
+    if key_id is not None and find_key(connection, key_id).workspace_id != workspace_id:
+        raise invalid("The key is of another workspace.", "key")
     if not 1 <= alert_percent <= 100:
         raise invalid(f"alert_percent is {alert_percent}; it must lie in 1..100.", "alert_percent")
     budget = Budget(

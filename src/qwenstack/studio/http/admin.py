@@ -341,15 +341,15 @@ def _usage(connection: Connection, request: Request) -> object:
     query = request.query
     try:
         grouping = msgspec.convert(query.get("by", "model"), Grouping)
-        start = datetime.fromisoformat(query.get("start", "1970-01-01"))
-        end = datetime.fromisoformat(query.get("end", "9999-12-31"))
-    except (msgspec.ValidationError, ValueError) as error:
+        start = _utc(datetime.fromisoformat(query.get("start", "1970-01-01")))
+        end = _utc(datetime.fromisoformat(query.get("end", "9999-12-31")))
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise invalid(f"The query is not as expected: {str(error)[:120]}.") from error
     workspace = query.get("workspace")
     charges = read_charges(
         connection,
-        start_us=to_us(_utc(start)),
-        end_us=to_us(_utc(end)),
+        start_us=to_us(start),
+        end_us=to_us(end),
         workspace_id=accounts.find_workspace(connection, workspace).id if workspace else None,
     )
     return sum_usage(charges, grouping)

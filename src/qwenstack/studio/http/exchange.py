@@ -121,8 +121,14 @@ class Exchange:
             raise _too_large(bytes_max)
         size, more = 0, True
         while more:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                message = await self._receive()
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    message = await self._receive()
+            except TimeoutError as error:
+                raise Refusal(
+                    RefusalKind.INVALID_REQUEST,
+                    f"Nothing of the request's body came for {BODY_TIMEOUT_S:.0f} s.",
+                ) from error
             if message["type"] == "http.disconnect":
                 raise ClientGone
             piece: bytes = message.get("body", b"")

@@ -177,7 +177,7 @@ class Child:
         """Start one process and wait until it is ready; on failure nothing is left running."""
         self._words.clear()
         self._verdict = None
-        self._process = await asyncio.create_subprocess_exec(
+        process = self._process = await asyncio.create_subprocess_exec(
             # -P keeps the folder that the user stands in off the import path. A session of its own
             # keeps the terminal's Ctrl-C with the parent, which drains first.
             *(sys.executable, "-P", "-m", self._spec.module),
@@ -188,9 +188,11 @@ class Child:
             start_new_session=True,
         )
         try:
+            self._refuse_if_closed()  # closed while the process was being made
             async with asyncio.timeout(self._spec.start_timeout_s):
-                port = await self._until_ready(self._process)
+                port = await self._until_ready(process)
             await self._on_ready(port)
+            self._refuse_if_closed()
         except TimeoutError:
             await self._stop()
             raise EngineUnavailable(
@@ -198,8 +200,13 @@ class Child:
             ) from None
         except BaseException:
             await self._stop()
+            await self._on_down()
             raise
         self._up.set()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise EngineUnavailable(f"{self._spec.name} is closed")
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> int:
         assert process.stdin is not None

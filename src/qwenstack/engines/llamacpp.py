@@ -46,6 +46,10 @@ _WORKING_MIB: Final = 1536
 _CONTEXT_FALLBACK: Final = 4096
 _CONTEXT_MIN: Final = 1024
 _EMBEDDING_CONTEXT_MAX: Final = 8192
+_EMBEDDING_CONTEXT_MIN: Final = 512
+# An embedding child computes the logits of every token of an input, and keeps them twice in F32
+# (measured on xllamacpp 2026.10.11549: 1.2 MB a token with a vocabulary of 151 936).
+_LOGITS_BYTES: Final = 8
 _DYING_S_MAX: Final = 10.0
 _RETRY_S: Final = 0.1
 _AT_ONCE_S: Final = 0.5
@@ -121,22 +125,30 @@ class LlamaCpp:
             configuration, bounds, self._identity, self._capabilities, on_loading
         )
         self._trials = GrammarTrials(self._server)
+        self._embedding_tokens = _embedding_tokens(
+            self._header, settings, context_tokens, psutil.virtual_memory().total
+        )
         self._embedder = LlamaCppServer(
             msgspec.structs.replace(
                 configuration,
                 embedding=True,
                 parallel=1,
-                context_tokens=min(context_tokens, _EMBEDDING_CONTEXT_MAX),
+                context_tokens=self._embedding_tokens,
                 prompt_cache_mib=0,
                 # A model made for embeddings says in its file how it pools.
                 pooling="" if self._header.embeds else "mean",
             ),
-            bounds,
+            msgspec.structs.replace(
+                bounds,
+                memory_bytes_max=settings.memory_bytes_max
+                or _memory_bytes_max(self._header, self._embedding_tokens)
+                + self._embedding_tokens * self._header.vocabulary * _LOGITS_BYTES,
+            ),
             self._identity,
             self._capabilities,
         )
         self._embedder_starts = asyncio.Lock()
-        self._embedder_runs = False
+        self._closed = False
 
     @property
     def identity(self) -> EngineIdentity:
@@ -150,13 +162,14 @@ class LlamaCpp:
 
     async def start(self) -> None:
         """Load the model; raises EngineUnavailable with the reason."""
+        self._closed = False
         await self._server.start()
 
     async def close(self) -> None:
         """End the children; what runs in them ends with EngineUnavailable."""
+        self._closed = True
         await self._server.close()
-        if self._embedder_runs:
-            await self._embedder.close()
+        await self._embedder.close()
 
     async def healthy(self) -> bool:
         """Whether the child runs and answers."""
@@ -207,10 +220,19 @@ class LlamaCpp:
         if not self._capabilities.embeds:
             raise EngineRejected("this model is not served for embeddings")
         async with self._embedder_starts:
-            if not self._embedder_runs:
-                await self._embedder.start()
-                self._embedder_runs = True
-        return await (await self._embedder.client()).embed(request)
+            if self._closed:
+                raise EngineUnavailable("the engine is closed")
+            await self._embedder.start()  # the first time; then it does nothing
+        try:
+            return await (await self._embedder.client()).embed(request)
+        except EngineRejected as error:
+            if not error.context_length:
+                raise
+            raise EngineRejected(
+                f"an input is longer than {self._embedding_tokens} tokens, the most that is "
+                "embedded at once here; cut it into pieces",
+                context_length=True,
+            ) from error
 
     async def count_prompt(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """Tokens of the prompt, as the model's template and vocabulary make them."""
@@ -248,6 +270,20 @@ def _context_tokens(header: GgufHeader, settings: LlamaCppOptions) -> int:
     if tokens >= trained:
         return trained
     return min(trained, max(_CONTEXT_MIN, 1 << tokens.bit_length() - 1))
+
+
+def _embedding_tokens(
+    header: GgufHeader, settings: LlamaCppOptions, context_tokens: int, machine_bytes: int
+) -> int:
+    """The longest input to embed that memory has room for: a power of two, or the context."""
+    budget = machine_bytes // 8
+    if settings.memory_bytes_max:
+        rest = settings.memory_bytes_max - _memory_bytes_max(header, 0)
+        budget = max(0, min(budget, rest))
+    per_token = header.vocabulary * _LOGITS_BYTES + header.cache_bytes_per_token
+    tokens = budget // max(per_token, 1)
+    fitting = max(_EMBEDDING_CONTEXT_MIN, (1 << tokens.bit_length()) >> 1)
+    return min(context_tokens, _EMBEDDING_CONTEXT_MAX, fitting)
 
 
 def _memory_bytes_max(header: GgufHeader, cached_tokens: int) -> int:

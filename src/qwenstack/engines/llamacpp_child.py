@@ -7,6 +7,7 @@ port of the kernel's choice, to whoever has the key.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import platform
@@ -18,6 +19,7 @@ from typing import Final
 import msgspec
 
 _THREADS_BESIDE_CLIENTS: Final = 8
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class LlamaCppConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +141,9 @@ def _die_with_parent() -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    if sys.platform == "linux":
+        # A process that is stopped (SIGSTOP, a debugger, a freezer) acts on no SIGIO.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _be_the_first_to_go() -> None:

@@ -44,6 +44,13 @@ _CONTEXT_WORDS: Final = re.compile(
 # Model Studio answers 400 for these, though the fault is the operator's account, not the request's.
 _ACCOUNT_CODES: Final = frozenset({"arrearage"})
 _REJECTING: Final = frozenset({400, 413, 422})
+# llama-server answers 500 to what only the caller can mend (tried on xllamacpp 2026.10.11549).
+_REJECTED_AS_500: Final = re.compile(
+    r"failed to parse tool call arguments as json|(image|audio|video) input is not supported"
+    r"|input \(\d+ tokens\) is too large to process",
+    re.IGNORECASE,
+)
+_OPERATORS_HINT: Final = re.compile(r" - hint:.*", re.DOTALL)
 _REJECTING_TYPES: Final = frozenset(
     {"badrequesterror", "bad_request", "invalid_request_error", "invalid_parameter_error"}
 )
@@ -66,8 +73,10 @@ def error_for(
     is between operator and upstream.
     """
     code = "" if detail.code is None else str(detail.code).lower()
-    if status in _REJECTING and code not in _ACCOUNT_CODES:
-        message = _clean(detail.message, hide) or f"the engine refused the request ({status})"
+    misnamed = status == 500 and _REJECTED_AS_500.search(detail.message or "") is not None
+    if misnamed or (status in _REJECTING and code not in _ACCOUNT_CODES):
+        said = _OPERATORS_HINT.sub("", detail.message or "")
+        message = _clean(said, hide) or f"the engine refused the request ({status})"
         context_length = (
             code in _CONTEXT_CODES
             or (detail.type or "").lower() in _CONTEXT_CODES

@@ -124,3 +124,14 @@ async def test_what_only_the_caller_can_mend_is_a_rejection_and_no_outage(
     with pytest.raises(EngineRejected, match=words):
         async for _ in llamacpp_engine.generate(request):
             pass
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_more_choices_than_slots_are_refused_with_the_number(
+    llamacpp_engine: LlamaCpp,
+) -> None:
+    messages = (Message(role="user", content=(TextPart("hi"),)),)
+    request = GenerationRequest(model="m", messages=messages, max_tokens=2, n=5)
+    with pytest.raises(EngineRejected, match="n is 5; this engine writes at most 4"):
+        async for _ in llamacpp_engine.generate(request):
+            pass

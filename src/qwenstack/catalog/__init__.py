@@ -1,0 +1,1 @@
+"""What exists, on which layer, and under which terms."""

@@ -1,0 +1,70 @@
+"""Errors on the wire: status, `X-Error-Code`, `X-Error-Message` and `{"error": …}`."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+from sqlalchemy.exc import DBAPIError
+
+from qwenstack.hub.errors import HubError
+from qwenstack.storage.database import is_gone
+
+_LOG = logging.getLogger(__name__)
+_HEADER_CHARS_MAX = 900
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def error_response(
+    status: int, message: str, *, code: str | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
+    """The answer that client libraries turn into their own exception."""
+    answer = web.Response(
+        status=status,
+        body=msgspec.json.encode({"error": message}),
+        content_type="application/json",
+        headers=headers,
+    )
+    answer.headers["X-Error-Message"] = _header_text(message)
+    if code is not None:
+        answer.headers["X-Error-Code"] = code
+    return answer
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what a handler raises into an answer; a defect is logged with its trace and says 500."""
+    try:
+        return await handler(request)
+    except HubError as error:
+        return error_response(error.status, error.message, code=error.code, headers=error.headers)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        allow = error.headers.get("Allow")
+        return error_response(
+            error.status, error.reason, headers={"Allow": allow} if allow else None
+        )
+    except TimeoutError:
+        return error_response(408, "The request's body did not come in time.")
+    except DBAPIError as error:
+        if not is_gone(error):
+            raise
+        _LOG.warning("the database failed: %s", error.orig)
+        return error_response(503, "The hub's database is away or full; try again later.")
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        _LOG.warning("the disk is full: %s", error)
+        return error_response(507, "The hub's disk is full; nothing of this request was kept.")
+
+
+def _header_text(message: str) -> str:
+    """A message as a header can carry it: one line of Latin-1, bounded."""
+    line = " ".join(message.split())[:_HEADER_CHARS_MAX]
+    return "".join(each if 32 <= ord(each) < 127 else "?" for each in line)

@@ -1,0 +1,1 @@
+"""What is published: repos, their refs, commits and manifests."""

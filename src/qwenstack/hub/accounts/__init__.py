@@ -1,0 +1,1 @@
+"""Who uses the hub and what they may: accounts, organisations, tokens, rights."""

@@ -144,3 +144,90 @@ async def test_admin_routes_are_closed_to_everyone_else(tmp_path: Path) -> None:
                 assert (await call(studio, secret, "GET", path))[0] == status
         root = await admin_key(studio)
         assert (await studio.chat(root)).status == 403, "an admin key runs models"
+
+
+async def test_every_book_can_be_read_over_http(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        secret = await studio.tenant()
+        assert (await studio.chat(secret)).status == 200
+        one = "/workspaces/acme"
+        status, quota = await call(
+            studio,
+            root,
+            "POST",
+            f"{one}/free-quota",
+            {"model": "m", "tokens": 1000, "expires_in_s": 60},
+        )
+        assert (status, quota["granted_tokens"], quota["used_tokens"]) == (200, 1000, 0)
+        await call(studio, root, "POST", f"{one}/budgets", {"limit": "5"})
+        _, budgets = await call(studio, root, "GET", f"{one}/budgets")
+        assert [each["budget"]["limit_micro"] for each in budgets] == [5_000_000]
+        _, invoice = await call(studio, root, "GET", f"{one}/invoice")
+        assert invoice["head"]["workspace_name"] == "acme"
+        _, deployments = await call(studio, root, "GET", "/deployments")
+        assert [each["name"] for each in deployments] == ["m"]
+        _, made = await call(studio, root, "POST", "/keys", {"name": "second"})
+        assert (await call(studio, made["api_key"], "GET", "/keys"))[0] == 200
+        _, lines = await call(studio, root, "GET", "/audit/lines?limit=2")
+        _, following = await call(
+            studio, root, "GET", f"/audit/lines?after={lines[-1]['sequence']}"
+        )
+        assert following[0]["previous"] == lines[-1]["digest"]
+        await call(studio, root, "POST", "/workspaces", {"name": "later"})
+        _, first = await call(studio, root, "GET", "/workspaces?limit=1")
+        after = first[0]["workspace"]["id"]
+        _, second = await call(studio, root, "GET", f"/workspaces?after={after}")
+        assert [each["workspace"]["name"] for each in first + second] == ["acme", "later"]
+
+
+async def test_a_workspace_reads_its_own_usage_and_no_other(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        secret = await studio.tenant()
+        assert (await studio.chat(secret)).status == 200
+        await call(studio, root, "POST", "/workspaces", {"name": "other"})
+        _, other = await call(studio, root, "POST", "/workspaces/other/keys", {"name": "k"})
+        seen = {}
+        for name, key in (("own", secret), ("other", other["api_key"])):
+            answer = await studio.session.get(
+                f"{studio.url}/v1/usage?by=key&key=self", headers={"Authorization": f"Bearer {key}"}
+            )
+            assert answer.status == 200
+            seen[name] = await answer.json()
+        assert [line["requests"] for line in seen["own"]] == [1]
+        assert seen["other"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/workspaces/a%00b", None),
+        ("POST", "/workspaces", {"name": "x", "region": "a\0b"}),
+        ("POST", "/workspaces", {"name": "x", "plan": "a\0b"}),
+        ("POST", "/workspaces/acme/money", {"amount": "1", "memo": "a\0b"}),
+        ("POST", "/workspaces/acme/money", {"amount": "4611686018427"}),
+        ("GET", "/usage?workspace=%00", None),
+        ("GET", "/audit/lines?after=-1", None),
+        ("GET", "/workspaces/acme/invoice?month=2026-13", None),
+        ("GET", "/workspaces/acme/invoice?month=9999-12", None),
+    ],
+)
+async def test_what_no_book_can_hold_is_refused(
+    tmp_path: Path, method: str, path: str, body: object
+) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        await studio.tenant()
+        status, answer = await call(studio, root, method, path, body)
+        assert status in (400, 404), answer
+        assert answer["error"]["message"]
+
+
+async def test_a_workspace_named_like_anothers_id_hides_nothing(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as studio:
+        root = await admin_key(studio)
+        _, first = await call(studio, root, "POST", "/workspaces", {"name": "first"})
+        await call(studio, root, "POST", "/workspaces", {"name": first["id"]})
+        _, found = await call(studio, root, "GET", f"/workspaces/{first['id']}")
+        assert found["workspace"]["name"] == "first"

@@ -265,3 +265,85 @@ async def test_a_client_that_never_reads_is_let_go_and_billed_for_what_it_got(
     assert (await studio.chat(key)).status == 200
     assert await studio.problems() == []
     del reader
+
+
+async def test_a_header_without_end_is_cut_off_by_its_size(studio: RunningStudio) -> None:
+    head = POST + b"x-endless: "
+    status, _ = await exchange(studio, head, *[b"y" * 65536] * 64)
+    assert status in (431, 0)
+    await serves_on(studio)
+
+
+async def test_a_refused_body_is_read_to_a_bound_only(
+    studio: RunningStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "DRAIN_BYTES_MAX", 1_000_000)
+    key = await studio.tenant()
+    host, port = studio.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        POST + f"authorization: Bearer {key}\r\ncontent-length: 104857600\r\n\r\n".encode()
+    )
+    sent = 0
+    with pytest.raises(ConnectionError):
+        for _ in range(1600):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            sent += 65536
+    writer.close()
+    assert sent < 50_000_000
+    del reader
+    await serves_on(studio)
+
+
+async def test_bytes_that_break_the_protocol_do_not_land_in_a_running_stream(
+    studio: RunningStudio,
+) -> None:
+    studio.upstream.tokens, studio.upstream.pause_s = 50, 0.02
+    key = await studio.tenant()
+    body = json.dumps(
+        {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    ).encode()
+    host, port = studio.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(authorized(key, body))
+    await reader.readuntil(b"data: ")
+    writer.write(b"\x00GARBAGE\r\n\r\n")
+    rest = b""
+    try:
+        async with asyncio.timeout(10):
+            while piece := await reader.read(65536):
+                rest += piece
+    except ConnectionError:
+        pass
+    writer.close()
+    assert b"HTTP/1.1 400" not in rest
+    await serves_on(studio)
+    assert await studio.problems() == []
+
+
+async def test_an_upload_that_drips_is_ended(
+    studio: RunningStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwenstack.studio.http import exchange as exchange_module
+
+    monkeypatch.setattr(exchange_module, "BODY_TIMEOUT_S", 0.5)
+    key = await studio.tenant()
+    head = (
+        b"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+        + key.encode()
+        + b"\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 100000\r\n\r\n"
+    )
+    part = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+    status, answer = await exchange(studio, head + part, *[b"x"] * 20, pause_s=0.1)
+    assert status == 400
+    assert b"too slowly" in answer
+
+
+async def test_head_and_allow_are_as_http_has_them(studio: RunningStudio) -> None:
+    head = await studio.session.head(f"{studio.url}/healthz")
+    assert (head.status, await head.read()) == (200, b"")
+    wrong = await studio.session.get(f"{studio.url}/v1/chat/completions")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "POST")
+    prefixed = await studio.session.put(f"{studio.url}/v1/batches/batch_1")
+    assert (prefixed.status, prefixed.headers["Allow"]) == (405, "GET, HEAD, POST")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,13 @@ def open_database(url: str) -> Engine:
     except DBAPIError as error:
         raise DatabaseUnavailable(f"cannot open {shown(url)}: {error.orig}") from error
     return engine
+
+
+@contextmanager
+def reading(database: Engine) -> Iterator[Connection]:
+    """A connection that only reads: on SQLite it waits for no writer."""
+    with database.connect().execution_options(read_only=True) as connection:
+        yield connection
 
 
 def connect(url: str) -> Engine:
@@ -190,7 +198,7 @@ def _migrate(engine: Engine) -> None:
 def _is_current(engine: Engine) -> bool:
     """Whether the tables are those of the newest migration, whose file names start with its id."""
     newest = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         if not inspect(connection).has_table("alembic_version"):
             return False
         present: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))

@@ -5,10 +5,12 @@ Functions take an open connection, so that the command line and the admin API sh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
@@ -19,6 +21,7 @@ from qwenstack.storage.database import add_to
 from qwenstack.storage.rows import read_row
 from qwenstack.studio.audit_log import record
 from qwenstack.studio.ledger.entries import FUNDS, GRANTS, transfer, workspace_account
+from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.writes import Post, write_all
 from qwenstack.studio.tenancy import (
     ApiKey,
@@ -36,6 +39,9 @@ from qwenstack.studio.tenancy import (
 TENANCY = "tenancy"
 FUNDS_TOPIC = "funds"
 NAME_LENGTH_MAX = 200
+_TEXT_LENGTH_MAX = 64
+# A balance is a signed 64-bit number of micro-units: half of it is left for what is added at once.
+_BALANCE_MICRO_MAX = 2**62
 
 
 def read_tenancy(connection: Connection) -> Tenancy:
@@ -78,10 +84,12 @@ def create_workspace(
 ) -> Workspace:
     """Create a workspace; raises Refusal for a name in use, an unknown plan or a bad field."""
     _check_name(name)
+    _check_text(plan, "plan")
+    _check_text(region or "", "region")
     if connection.scalar(
         select(func.count()).select_from(tables.workspaces).where(tables.workspaces.c.name == name)
     ):
-        raise Refusal(RefusalKind.CONFLICT, f"A workspace named {name!r} exists.", param="name")
+        raise _name_taken(name)
     if not connection.scalar(
         select(func.count()).select_from(tables.plans).where(tables.plans.c.id == plan)
     ):
@@ -98,12 +106,18 @@ def create_workspace(
         credit_limit_micro=credit_limit_micro,
         free_quota_only=free_quota_only,
     )
-    connection.execute(
-        insert(tables.workspaces).values(**msgspec.structs.asdict(workspace), created_us=now_us())
-    )
+    row = {**msgspec.structs.asdict(workspace), "created_us": now_us()}
+    try:
+        connection.execute(insert(tables.workspaces).values(**row))
+    except IntegrityError:  # another process was faster
+        raise _name_taken(name) from None
     _changed(connection, TENANCY)
     record(connection, actor, "workspace.create", workspace.id, msgspec.to_builtins(workspace))
     return workspace
+
+
+def _name_taken(name: str) -> Refusal:
+    return Refusal(RefusalKind.CONFLICT, f"A workspace named {name!r} exists.", param="name")
 
 
 def set_suspended(
@@ -124,15 +138,18 @@ def set_suspended(
 def find_workspace(connection: Connection, reference: str) -> Workspace:
     """The workspace with this id or name; raises Refusal for none."""
     table = tables.workspaces
-    row = connection.execute(
-        select(table).where((table.c.id == reference) | (table.c.name == reference))
-    ).one_or_none()
-    if row is None:
+    rows: Sequence[Row[Any]] = ()
+    if reference.isprintable():  # PostgreSQL takes no NUL
+        rows = connection.execute(
+            select(table).where((table.c.id == reference) | (table.c.name == reference))
+        ).all()
+    if not rows:
         raise Refusal(
             RefusalKind.NOT_FOUND,
             f"There is no workspace {reference[:80]!r}; `qwenstack admin workspaces` lists them.",
         )
-    return read_row(row, Workspace)
+    # One workspace may be named like another's id: the id decides.
+    return read_row(max(rows, key=lambda row: row.id == reference), Workspace)
 
 
 def create_key(
@@ -240,9 +257,11 @@ def _copy_budgets(connection: Connection, actor: str, old_key: str, new_key: str
 def find_key(connection: Connection, reference: str) -> ApiKey:
     """The key with this id or shown prefix; raises Refusal for none or several."""
     table = tables.api_keys
-    rows = connection.execute(
-        select(table).where((table.c.id == reference) | (table.c.prefix == reference))
-    ).all()
+    rows: Sequence[Row[Any]] = ()
+    if reference.isprintable():
+        rows = connection.execute(
+            select(table).where((table.c.id == reference) | (table.c.prefix == reference))
+        ).all()
     if len(rows) != 1:
         raise Refusal(
             RefusalKind.NOT_FOUND,
@@ -368,6 +387,10 @@ def _fund(
         )
     if amount.micro <= 0:
         raise invalid(f"The amount {amount} must be positive.", "amount")
+    if read_standing(connection).balances.get(workspace.id, 0) + amount.micro > _BALANCE_MICRO_MAX:
+        raise invalid("With this amount the balance is larger than the ledger holds.", "amount")
+    if not memo.replace("\n", " ").isprintable():
+        raise invalid("The memo holds what cannot be printed.", "memo")
     entry = transfer(
         entry_id=new_id("txn"),
         kind="top_up" if kind == "top_up" else "grant",
@@ -388,6 +411,14 @@ def _fund(
 
 def _changed(connection: Connection, topic: str) -> None:
     add_to(connection, tables.changes, [{"topic": topic, "version": 1}], "version")
+
+
+def _check_text(text: str, field: str) -> None:
+    if not text.isprintable() or len(text) > _TEXT_LENGTH_MAX:
+        raise invalid(
+            f"{field} {text[:40]!r} must have at most {_TEXT_LENGTH_MAX} printable characters.",
+            field,
+        )
 
 
 def _check_name(name: str) -> None:

@@ -67,6 +67,13 @@ def digest_of(line: AuditLine) -> str:
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 
 
+def read_lines(connection: Connection, *, after: int, limit: int) -> list[AuditLine]:
+    """At most `limit` lines that follow the line `after`, oldest first."""
+    table = tables.audit
+    query = select(table).where(table.c.sequence > after).order_by(table.c.sequence).limit(limit)
+    return [read_row(row, AuditLine) for row in connection.execute(query)]
+
+
 def verify(connection: Connection) -> tuple[int, Broken | None]:
     """How many lines hold from the first on, and the first that does not."""
     previous, expected = _GENESIS, 1

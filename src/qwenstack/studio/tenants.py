@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.money import Money
+from qwenstack.storage.database import reading
 from qwenstack.studio.accounts import FUNDS_TOPIC, TENANCY, read_tenancy, touch_keys, version_of
 from qwenstack.studio.ledger.funds import Funds
 from qwenstack.studio.ledger.journal import Journal
@@ -71,11 +72,11 @@ class Tenants:
             self._funds_version = funds_version
 
     def _versions(self) -> tuple[int, int]:
-        with self._database.connect().execution_options(read_only=True) as connection:
+        with reading(self._database) as connection:
             return version_of(connection, TENANCY), version_of(connection, FUNDS_TOPIC)
 
     def _read(self) -> Tenancy:
-        with self._database.connect().execution_options(read_only=True) as connection:
+        with reading(self._database) as connection:
             return read_tenancy(connection)
 
     async def _follow_regularly(self) -> None:
@@ -118,7 +119,7 @@ class Tenants:
         )
 
     def _spent(self) -> dict[tuple[str, int], int]:
-        with self._database.connect().execution_options(read_only=True) as connection:
+        with reading(self._database) as connection:
             return read_standing(connection).spent
 
     async def _note_use_regularly(self) -> None:

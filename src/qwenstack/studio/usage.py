@@ -62,24 +62,30 @@ def read_charges(
 
 
 def sum_usage(charges: Iterable[Charge], grouping: Grouping) -> list[UsageLine]:
-    """Sum charges by `grouping` and currency, in the group's order."""
-    groups: dict[tuple[str, str], list[Charge]] = {}
+    """Sum charges by `grouping` and currency, in the group's order; holds the sums only."""
+    lines: dict[tuple[str, str], UsageLine] = {}
     for charge in charges:
-        groups.setdefault((_group_of(charge, grouping), charge.currency), []).append(charge)
-    return [_line(*key, members) for key, members in sorted(groups.items())]
+        key = (_group_of(charge, grouping), charge.currency)
+        line = lines.get(key) or UsageLine(
+            group=key[0],
+            currency=key[1],
+            requests=0,
+            interrupted=0,
+            usage=TokenUsage(),
+            amount_micro=0,
+        )
+        lines[key] = _with(line, charge)
+    return [line for _, line in sorted(lines.items())]
 
 
-def _line(group: str, currency: str, charges: list[Charge]) -> UsageLine:
-    usage = TokenUsage()
-    for charge in charges:
-        usage += charge.usage
+def _with(line: UsageLine, charge: Charge) -> UsageLine:
     return UsageLine(
-        group=group,
-        currency=currency,
-        requests=len(charges),
-        interrupted=sum(charge.outcome == "interrupted" for charge in charges),
-        usage=usage,
-        amount_micro=sum(charge.amount_micro for charge in charges),
+        group=line.group,
+        currency=line.currency,
+        requests=line.requests + 1,
+        interrupted=line.interrupted + (charge.outcome == "interrupted"),
+        usage=line.usage + charge.usage,
+        amount_micro=line.amount_micro + charge.amount_micro,
     )
 
 

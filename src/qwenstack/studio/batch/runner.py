@@ -19,6 +19,7 @@ from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage import tables
+from qwenstack.storage.database import reading
 from qwenstack.storage.objects import ObjectFolder
 from qwenstack.studio.batch import records
 from qwenstack.studio.batch.input import InputError, LineInput, check_input, parse_line
@@ -99,7 +100,7 @@ class BatchRunner:
         return await asyncio.to_thread(self._read, query)
 
     def _read(self, query: Callable[[Connection], object]) -> object:
-        with self._database.connect().execution_options(read_only=True) as connection:
+        with reading(self._database) as connection:
             return query(connection)
 
     async def _run(self) -> None:
@@ -250,7 +251,7 @@ class BatchRunner:
     def _result_lines(self, batch: records.Batch, *, well: bool) -> Iterator[bytes]:
         after = -1
         while True:
-            with self._database.connect().execution_options(read_only=True) as connection:
+            with reading(self._database) as connection:
                 page = records.answered_lines(
                     connection, batch.id, well=well, after=after, limit=_PAGE_LINES
                 )

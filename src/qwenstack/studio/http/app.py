@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
+
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.studio.http.exchange import ClientGone, Exchange, Receive, Scope, Send
 from qwenstack.studio.surfaces.interface import Reply
@@ -42,13 +44,19 @@ class App:
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send)
-        handler = self._routes.get((exchange.method, exchange.path)) or self._by_prefix(exchange)
+        handler = self._find(exchange)
         try:
             if handler is None:
                 raise self._no_route(exchange)
             await handler(exchange)
         except Refusal as refusal:
-            await exchange.reply(self._refuse(exchange)(refusal, exchange.request_id))
+            reply = self._refuse(exchange)(refusal, exchange.request_id)
+            if refusal.kind is RefusalKind.METHOD_NOT_ALLOWED:
+                allowed = ", ".join(self._methods(exchange.path)).encode()
+                reply = msgspec.structs.replace(
+                    reply, headers=(*reply.headers, (b"allow", allowed))
+                )
+            await exchange.reply(reply)
         except ClientGone:
             return
         except Exception:
@@ -58,14 +66,24 @@ class App:
             defect = Refusal(RefusalKind.INTERNAL, "An internal error occurred; it was logged.")
             await exchange.reply(self._refuse(exchange)(defect, exchange.request_id))
 
-    def _by_prefix(self, exchange: Exchange) -> Handler | None:
-        for (method, prefix), handler in self._prefixes:
-            if exchange.method == method and exchange.path.startswith(prefix):
+    def _find(self, exchange: Exchange) -> Handler | None:
+        # RFC 9110: HEAD is answered like GET; the server leaves the body out.
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        if handler := self._routes.get((method, exchange.path)):
+            return handler
+        for (served, prefix), handler in self._prefixes:
+            if method == served and exchange.path.startswith(prefix):
                 return handler
         return None
 
+    def _methods(self, path: str) -> list[str]:
+        """What may be asked of `path`; empty where there is nothing."""
+        methods = {method for method, served in self._routes if served == path}
+        methods |= {method for (method, prefix), _ in self._prefixes if path.startswith(prefix)}
+        return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+
     def _no_route(self, exchange: Exchange) -> Refusal:
-        methods = sorted(method for method, path in self._routes if path == exchange.path)
+        methods = self._methods(exchange.path)
         if methods:
             return Refusal(
                 RefusalKind.METHOD_NOT_ALLOWED,

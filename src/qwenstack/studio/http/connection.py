@@ -15,8 +15,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADER_BYTES_MAX = 32 * 1024
 HEADER_COUNT_MAX = 100
 HEADER_TIMEOUT_S = 20.0
-# The ASGI extension under which a request finds how to be told that its client has gone.
-WATCH = "qwenstack.watch"
+# What is read and thrown away of a body that was refused, so that its sender sees the answer.
+DRAIN_BYTES_MAX = 128 * 1024 * 1024
+DRAIN_TIMEOUT_S = 30.0
+# The ASGI extension under which a request finds its connection: to be told that the client has
+# gone, and to end it.
+CONNECTION = "qwenstack.connection"
+
+
+# How much one read of the socket can bring beyond the head.
+_RECEIVE_BYTES = 256 * 1024
 
 
 class _TooLarge(Exception):
@@ -27,7 +35,8 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds on a request's head.
 
     A head over `HEADER_BYTES_MAX` or `HEADER_COUNT_MAX` is answered 431, one that takes longer than
-    `HEADER_TIMEOUT_S` 408; both close the connection.
+    `HEADER_TIMEOUT_S` 408; both close the connection. So does a body that goes on for longer than
+    `DRAIN_TIMEOUT_S` or `DRAIN_BYTES_MAX` after it was answered.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,6 +46,9 @@ class Connection(HttpToolsProtocol):
         self._head_too_large = False
         self._head_timer: TimerHandle | None = None
         self._on_lost: Callable[[], None] | None = None
+        self._received = 0
+        self._drained = 0
+        self._drain_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A new connection owes a head in time."""
@@ -46,6 +58,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more is expected."""
         self._stop_timer()
+        self._stop_draining()
         super().connection_lost(exc)
         if self._on_lost is not None:
             self._on_lost()
@@ -56,11 +69,21 @@ class Connection(HttpToolsProtocol):
         if on_lost is not None and self.transport.is_closing():
             on_lost()
 
+    def abort(self) -> None:
+        """End the connection now; what was not sent yet is thrown away."""
+        self.transport.abort()
+
     def data_received(self, data: bytes) -> None:
         """Parse, within bounds."""
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
+        expecting = self._head_timer is not None
         super().data_received(data)
+        # The parser tells of a header once it is whole: one without end is counted here.
+        self._received = self._received + len(data) if expecting and self._head_timer else 0
+        if self._received > HEADER_BYTES_MAX + _RECEIVE_BYTES and not self.transport.is_closing():
+            self._head_too_large = True
+            self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request; the parser reports our own bounds through here too."""
@@ -74,12 +97,23 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_open = True
         super().on_message_begin()
-        self.scope["extensions"] = {WATCH: {"watch": self.watch}}
+        self.scope["extensions"] = {CONNECTION: {"watch": self.watch, "abort": self.abort}}
 
     def on_url(self, url: bytes) -> None:
         """Count the target."""
         self._count(len(url))
         super().on_url(url)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on a part of the body; of one that was answered already, only so much is read."""
+        if self.cycle.response_complete:
+            self._drain(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._stop_draining()
+        super().on_message_complete()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header."""
@@ -101,6 +135,19 @@ class Connection(HttpToolsProtocol):
             self._head_too_large = True
             raise _TooLarge
 
+    def _drain(self, size: int) -> None:
+        self._drained += size
+        if self._drained > DRAIN_BYTES_MAX:
+            self.abort()
+        elif self._drain_timer is None:
+            self._drain_timer = self.loop.call_later(DRAIN_TIMEOUT_S, self.abort)
+
+    def _stop_draining(self) -> None:
+        self._drained = 0
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._head_late)
 
@@ -115,6 +162,14 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, phrase: bytes, what: bytes) -> None:
         if self.transport.is_closing():
+            return
+        if (
+            self.cycle is not None
+            and self.cycle.response_started
+            and not self.cycle.response_complete
+        ):
+            # An answer is on its way: words of ours would stand in the middle of it.
+            self.abort()
             return
         body = (
             b'{"error":{"message":"This server could not take '

@@ -8,7 +8,7 @@ from typing import Any
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.refusals import Refusal, RefusalKind
-from qwenstack.studio.http.connection import WATCH
+from qwenstack.studio.http.connection import CONNECTION
 from qwenstack.studio.surfaces.interface import Reply
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,6 +17,8 @@ Scope = MutableMapping[str, Any]
 
 BODY_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 120.0
+# An upload that keeps dripping below this rate is ended, however long it may take in all.
+UPLOAD_BYTES_PER_S_MIN = 16 * 1024
 
 
 class ClientGone(Exception):
@@ -31,6 +33,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_abort",
         "_receive",
         "_send",
         "_started",
@@ -57,9 +60,9 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = False
-        self._watch: Callable[[Callable[[], None] | None], None] = scope["extensions"][WATCH][
-            "watch"
-        ]
+        connection = scope["extensions"][CONNECTION]
+        self._watch: Callable[[Callable[[], None] | None], None] = connection["watch"]
+        self._abort: Callable[[], None] = connection["abort"]
         self._task: asyncio.Task[Any] | None = None
 
     @property
@@ -120,14 +123,18 @@ class Exchange:
         if announced.isdigit() and int(announced) > bytes_max:
             raise _too_large(bytes_max)
         size, more = 0, True
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         while more:
+            end_s = begun_s + BODY_TIMEOUT_S + size / UPLOAD_BYTES_PER_S_MIN
             try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
+                async with asyncio.timeout_at(min(end_s, loop.time() + BODY_TIMEOUT_S)):
                     message = await self._receive()
             except TimeoutError as error:
                 raise Refusal(
                     RefusalKind.INVALID_REQUEST,
-                    f"Nothing of the request's body came for {BODY_TIMEOUT_S:.0f} s.",
+                    f"The request's body came too slowly: nothing for {BODY_TIMEOUT_S:.0f} s, or "
+                    f"less than {UPLOAD_BYTES_PER_S_MIN} bytes a second.",
                 ) from error
             if message["type"] == "http.disconnect":
                 raise ClientGone
@@ -221,7 +228,12 @@ class Exchange:
                 ],
             }
         )
-        await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
+        # A client that never reads must not hold the answer, the task and the socket for ever.
+        timer = asyncio.get_running_loop().call_later(SEND_TIMEOUT_S, self._abort)
+        try:
+            await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
+        finally:
+            timer.cancel()
 
 
 def _too_large(bytes_max: int) -> Refusal:

@@ -42,6 +42,7 @@ _INFERENCE: tuple[tuple[str, str, Any], ...] = (
 )
 _READING: tuple[tuple[str, str], ...] = (
     ("/v1/models", "List models"),
+    ("/v1/usage", "Usage of the calling key's workspace"),
     ("/v1/models/{model}", "Show a model"),
     ("/v1/files", "List files"),
     ("/v1/files/{file}", "Show a file"),

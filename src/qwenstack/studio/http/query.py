@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from qwenstack.core.refusals import invalid
@@ -18,7 +19,7 @@ def read_query(query: bytes) -> dict[str, str]:
     return {name: values[0] for name, values in fields.items()}
 
 
-def read_limit(query: dict[str, str], default: int, most: int) -> int:
+def read_limit(query: Mapping[str, str], default: int, most: int) -> int:
     """`limit`; raises Refusal outside 1..most."""
     text = query.get("limit", str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):

@@ -16,6 +16,7 @@ from qwenstack.studio.http.models import ModelRoutes
 from qwenstack.studio.http.openapi import serve_document
 from qwenstack.studio.http.request_path import RequestPath
 from qwenstack.studio.http.token_count import TokenCountRoute
+from qwenstack.studio.http.usage import UsageRoute
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.observability.metrics import Metrics
 from qwenstack.studio.surfaces import anthropic_errors, dashscope_errors, openai_errors
@@ -92,6 +93,7 @@ class Studio:
     def _routes(self) -> dict[tuple[str, str], Handler]:
         installation = self._installation
         models = ModelRoutes(installation.tenants, installation.deployments)
+        usage = UsageRoute(installation.tenants, installation.database)
         files = FileRoutes(installation.tenants, self.batches)
         batches = BatchRoutes(installation.tenants, self.batches)
         health = Health(installation)
@@ -115,6 +117,7 @@ class Studio:
             for path, embedding in _OPENAI_EMBEDDING.items():
                 routes["POST", prefix + path] = EmbeddingRoute(embedding, passes)
             routes["GET", f"{prefix}/models"] = models.index
+            routes["GET", f"{prefix}/usage"] = usage
             routes["POST", f"{prefix}/files"] = files.create
             routes["GET", f"{prefix}/files"] = files.index
             routes["POST", f"{prefix}/batches"] = batches.create

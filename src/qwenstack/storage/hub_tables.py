@@ -149,6 +149,16 @@ manifests = Table(
     sqlite_with_rowid=False,
 )
 
+# What a repo has shown that it holds: by an upload, a commit or a copy from a repo that its caller
+# may read. Knowing a content's hash, which lists show, is no right to the content.
+repo_contents = Table(
+    "hub_repo_contents",
+    metadata,
+    Column("repo_id", String(48), ForeignKey("hub_repos.id"), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 accounts = Table(
     "hub_accounts",
     metadata,

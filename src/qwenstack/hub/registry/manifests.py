@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 from collections.abc import Iterable
 
 import msgspec
 from sqlalchemy import Connection, select
 
+from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.storage.hub_tables import manifests
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """A file of a release. `git_oid` is the git blob's SHA-1; `lfs` says how it came and shows."""
+    """A file of a release.
+
+    `lfs` says that it came as a large file: `git_oid` is then its pointer's, as in Git.
+    """
 
     path: str
     size: int
@@ -45,10 +50,24 @@ def release_digest(manifest: Manifest) -> str:
 def read_manifest(connection: Connection, digest: str) -> Manifest:
     """The manifest with this digest; raises LookupError for none."""
     query = select(manifests.c.document).where(manifests.c.digest == digest)
-    document = connection.scalar(query)
+    document: bytes | None = connection.scalar(query)
     if document is None:
         raise LookupError(f"no manifest {digest}")
-    return _decode(document)
+    return _decoded(bytes(document))
+
+
+def write_manifest(connection: Connection, manifest: Manifest) -> str:
+    """Store the manifest if it is new; its digest.
+
+    Two trees of the same files that differ only in what came as a large file share a digest; the
+    one that was there first says how it shows.
+    """
+    digest = release_digest(manifest)
+    there = select(manifests.c.digest).where(manifests.c.digest == digest)
+    if connection.scalar(there) is None:
+        document = msgspec.msgpack.encode(manifest)
+        insert_new(connection, manifests, [{"digest": digest, "document": document}])
+    return digest
 
 
 def find_entry(manifest: Manifest, path: str) -> Entry | None:
@@ -57,3 +76,18 @@ def find_entry(manifest: Manifest, path: str) -> Entry | None:
     if place < len(manifest) and manifest[place].path == path:
         return manifest[place]
     return None
+
+
+def entries_below(manifest: Manifest, folder: str) -> Manifest:
+    """The files under `folder`, at any depth; all of them for the empty path."""
+    if not folder:
+        return manifest
+    start = bisect.bisect_left(manifest, folder + "/", key=lambda entry: entry.path)
+    # The character after the slash ends the run of paths that start with `folder/`.
+    end = bisect.bisect_left(manifest, folder + "0", key=lambda entry: entry.path)
+    return manifest[start:end]
+
+
+@functools.lru_cache(maxsize=8)
+def _decoded(document: bytes) -> Manifest:
+    return _decode(document)

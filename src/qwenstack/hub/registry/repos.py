@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
+from qwenstack.core.identifiers import new_id
+from qwenstack.hub.errors import BadRequest, Conflict
 from qwenstack.storage.hub_tables import repo_redirects, repos
 from qwenstack.storage.rows import read_row
+from qwenstack.storage.tables import metadata
 
 Kind = Literal["model", "dataset"]
 Gating = Literal["", "auto", "manual"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+NAME_CHARS_MAX = 96
+# huggingface_hub's own rule: it refuses to send another name.
+_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+# First segments of the hub's own paths.
+RESERVED_NAMESPACES = frozenset(
+    ("api", "datasets", "models", "spaces", "kernels", "buckets", "collections", "papers")
+    + ("users", "organizations", "settings", "login", "logout", "join", "new", "search", "oauth")
+    + ("docs", "static", "assets", "metrics", "healthz", "readyz", "tree", "blob", "resolve", "raw")
+    + ("lfs", "xet", "v1", "v2", "xorbs", "shards", "reconstructions")
+)
 
 
 class Repo(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +56,27 @@ def repo_key(kind: Kind, name: str) -> str:
     return f"{kind}:{name.lower()}"
 
 
+def check_repo_name(name: str) -> str:
+    """`namespace/name`, if clients take it. Raises BadRequest that says the rule."""
+    namespace, slash, short = name.partition("/")
+    if (
+        not slash
+        or len(name) > NAME_CHARS_MAX
+        or not _PART.fullmatch(namespace)
+        or not _PART.fullmatch(short)
+        or "--" in name
+        or ".." in name
+        or short.lower().endswith((".git", ".ipynb"))
+    ):
+        raise BadRequest(
+            f"{name[:120]!a} is no repo name: take namespace/name of letters, digits, '-', "
+            f"'_' and '.', none of '--', '..' or '.git' in it, at most {NAME_CHARS_MAX} characters."
+        )
+    if namespace.lower() in RESERVED_NAMESPACES:
+        raise BadRequest(f"The namespace {namespace!r} is the hub's own; take another.")
+    return name
+
+
 def find_repo(connection: Connection, kind: Kind, name: str) -> Repo | None:
     """The repo of this name, or the one that had it before it moved."""
     key = repo_key(kind, name)
@@ -49,3 +85,94 @@ def find_repo(connection: Connection, kind: Kind, name: str) -> Repo | None:
         moved = select(repo_redirects.c.repo_id).where(repo_redirects.c.key == key)
         row = connection.execute(select(repos).where(repos.c.id.in_(moved))).one_or_none()
     return None if row is None else read_row(row, Repo)
+
+
+def read_repo(connection: Connection, repo_id: str) -> Repo:
+    """The repo with this id; raises LookupError for none."""
+    row = connection.execute(select(repos).where(repos.c.id == repo_id)).one_or_none()
+    if row is None:
+        raise LookupError(f"no repo {repo_id}")
+    return read_row(row, Repo)
+
+
+def create_repo(
+    connection: Connection, kind: Kind, name: str, *, private: bool, created_by: str, at_us: int
+) -> Repo:
+    """Make an empty repo, without a commit. Raises BadRequest for its name, Conflict if it exists.
+
+    The name of a repo that moved away is free again; its redirect ends.
+    """
+    check_repo_name(name)
+    key = repo_key(kind, name)
+    _check_free(connection, key, name)
+    connection.execute(delete(repo_redirects).where(repo_redirects.c.key == key))
+    repo = Repo(
+        id=new_id("repo"),
+        kind=kind,
+        name=name,
+        private=private,
+        gated="",
+        created_by=created_by,
+        created_us=at_us,
+        updated_us=at_us,
+        downloads=0,
+        likes=0,
+        summary="{}",
+    )
+    connection.execute(insert(repos).values(key=key, **msgspec.structs.asdict(repo)))
+    return repo
+
+
+def move_repo(connection: Connection, repo: Repo, name: str) -> None:
+    """Rename the repo; its old name leads to it from now on. Raises BadRequest, Conflict."""
+    check_repo_name(name)
+    old, new = repo_key(repo.kind, repo.name), repo_key(repo.kind, name)
+    if old != new:
+        _check_free(connection, new, name)
+        connection.execute(delete(repo_redirects).where(repo_redirects.c.key.in_((old, new))))
+        connection.execute(insert(repo_redirects).values(key=old, repo_id=repo.id))
+    connection.execute(update(repos).where(repos.c.id == repo.id).values(name=name, key=new))
+
+
+def change_settings(
+    connection: Connection, repo: Repo, *, private: bool | None, gated: Gating | None
+) -> None:
+    """Set visibility and gating; None leaves one as it is."""
+    values: dict[str, object] = {}
+    if private is not None:
+        values["private"] = private
+    if gated is not None:
+        values["gated"] = gated
+    if values:
+        connection.execute(update(repos).where(repos.c.id == repo.id).values(**values))
+
+
+def write_summary(connection: Connection, repo_id: str, summary: str) -> None:
+    """Keep what lists and filters show of the main branch, a JSON document."""
+    connection.execute(update(repos).where(repos.c.id == repo_id).values(summary=summary))
+
+
+def touch(connection: Connection, repo_id: str, at_us: int) -> None:
+    """Note that the repo changed."""
+    connection.execute(update(repos).where(repos.c.id == repo_id).values(updated_us=at_us))
+
+
+def delete_repo(connection: Connection, repo: Repo) -> None:
+    """Remove the repo and all that is said of it. The bytes go with the next garbage collection."""
+    for table in _children():
+        connection.execute(delete(table).where(table.c.repo_id == repo.id))
+    connection.execute(delete(repos).where(repos.c.id == repo.id))
+
+
+def _check_free(connection: Connection, key: str, name: str) -> None:
+    if connection.scalar(select(repos.c.id).where(repos.c.key == key)) is not None:
+        raise Conflict(f"You already created this repo, or somebody did: {name!r} exists.")
+
+
+def _children() -> list[Table]:
+    """The hub's tables with rows of a repo."""
+    return [
+        table
+        for name, table in metadata.tables.items()
+        if name.startswith("hub_") and "repo_id" in table.c
+    ]

@@ -264,6 +264,16 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "hub_repo_contents",
+        sa.Column("repo_id", sa.String(length=48), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["repo_id"], ["hub_repos.id"], name=op.f("fk_hub_repo_contents_repo_id")
+        ),
+        sa.PrimaryKeyConstraint("repo_id", "sha256", name=op.f("pk_hub_repo_contents")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "hub_repo_redirects",
         sa.Column("key", sa.String(length=240), nullable=False),
         sa.Column("repo_id", sa.String(length=48), nullable=False),
@@ -329,6 +339,7 @@ def downgrade() -> None:
 
     op.drop_table("hub_segments")
     op.drop_table("hub_repo_redirects")
+    op.drop_table("hub_repo_contents")
     op.drop_table("hub_refs")
     op.drop_table("hub_origins")
     op.drop_table("hub_memberships")

@@ -1,0 +1,98 @@
+"""What a commit does to a tree, as a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from qwenstack.hub.errors import EntryNotFound
+from qwenstack.hub.registry.manifests import (
+    Entry,
+    Manifest,
+    entries_below,
+    find_entry,
+    make_manifest,
+)
+from qwenstack.hub.registry.paths import check_path, check_tree, shown
+
+
+class Add(msgspec.Struct, frozen=True, tag=True):
+    """Puts a file at its path, over whatever file is there."""
+
+    entry: Entry
+
+
+class Copy(msgspec.Struct, frozen=True, tag=True):
+    """Puts a file or folder of the repo at `path`, as in `revision` (None: as it is by now)."""
+
+    source: str
+    revision: str | None
+    path: str
+
+
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """Removes a file."""
+
+    path: str
+
+
+class DeleteFolder(msgspec.Struct, frozen=True, tag=True):
+    """Removes all files under a folder."""
+
+    path: str
+
+
+Operation = Add | Copy | Delete | DeleteFolder
+ReadRevision = Callable[[str], Manifest]
+
+
+def apply(
+    manifest: Manifest, operations: Sequence[Operation], read_revision: ReadRevision
+) -> Manifest:
+    """The tree after the operations, one after the other.
+
+    Raises EntryNotFound for a deletion or a copy of what isn't there, BadRequest when the result is
+    no tree that every system can hold.
+    """
+    files = {entry.path: entry for entry in manifest}
+    added = False
+    for operation in operations:
+        match operation:
+            case Add(entry):
+                files[check_path(entry.path)] = entry
+                added = True
+            case Copy(source, revision, path):
+                origin = make_manifest(files.values())
+                if revision is not None:
+                    origin = read_revision(revision)
+                for entry in _copied(origin, source, path):
+                    files[check_path(entry.path)] = entry
+                added = True
+            case Delete(path):
+                if files.pop(path, None) is None:
+                    raise EntryNotFound(f"There is no file {shown(path)} to delete.")
+            case DeleteFolder(path):
+                prefix = path.rstrip("/") + "/"
+                doomed = [each for each in files if each.startswith(prefix)]
+                if not doomed:
+                    raise EntryNotFound(f"There is no folder {shown(path)} to delete.")
+                for each in doomed:
+                    del files[each]
+    if added:
+        check_tree(files)
+    return make_manifest(files.values())
+
+
+def _copied(origin: Manifest, source: str, path: str) -> list[Entry]:
+    found = find_entry(origin, source)
+    if found is not None:
+        return [msgspec.structs.replace(found, path=path)]
+    folder = source.rstrip("/")
+    below = entries_below(origin, folder) if folder else ()
+    if not below:
+        raise EntryNotFound(f"There is no file {shown(source)} to copy.")
+    target = path.rstrip("/")
+    return [
+        msgspec.structs.replace(entry, path=target + entry.path[len(folder) :]) for entry in below
+    ]

@@ -1,0 +1,46 @@
+"""What a repo holds: the contents that it may publish, and is not asked to upload again.
+
+A content's SHA-256 stands in every list of files, also of a gated repo. So it takes more than the
+hash to put a content into a repo: an upload of the bytes, or a copy from where one may read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from sqlalchemy import Connection, Row, select
+
+from qwenstack.hub.registry.insert_new import insert_new
+from qwenstack.storage.hub_tables import contents, repo_contents
+
+_BATCH = 500
+
+
+def grant(connection: Connection, repo_id: str, sha256s: Iterable[str]) -> None:
+    """Note that the repo holds these contents."""
+    rows = [{"repo_id": repo_id, "sha256": each} for each in dict.fromkeys(sha256s)]
+    insert_new(connection, repo_contents, rows)
+
+
+def held(
+    connection: Connection, repo_id: str, sha256s: Iterable[str]
+) -> dict[str, Row[tuple[str, int, str, str]]]:
+    """Of these contents, those that the repo holds and the store has, by SHA-256.
+
+    Each row is (sha256, size, xet_hash, git_oid). In a transaction that writes they are locked
+    against the garbage collection until it ends.
+    """
+    columns = (contents.c.sha256, contents.c.size, contents.c.xet_hash, contents.c.git_oid)
+    found: dict[str, Row[tuple[str, int, str, str]]] = {}
+    wanted = iter(dict.fromkeys(sha256s))
+    while batch := list(islice(wanted, _BATCH)):
+        query = (
+            select(*columns)
+            .join(repo_contents, repo_contents.c.sha256 == contents.c.sha256)
+            .where(repo_contents.c.repo_id == repo_id, contents.c.sha256.in_(batch))
+        )
+        if not connection.get_execution_options().get("read_only", False):
+            query = query.with_for_update(read=True, of=contents)
+        found.update({row.sha256: row for row in connection.execute(query)})
+    return found

@@ -83,6 +83,15 @@ async def test_a_forced_tool_call_comes_and_keeps_to_its_schema(
     assert completion.usage.prompt > 50
 
 
+async def test_a_model_that_may_call_a_tool_calls_it(llamacpp_engine: LlamaCpp) -> None:
+    request = ask("How warm is it in Paris?", tools=(WEATHER,))
+    (only,) = (await run(llamacpp_engine, request)).choices
+    (call,) = only.tool_calls
+    assert (call.name, only.text) == ("get_weather", "")
+    assert json.loads(call.arguments)["city"].startswith("Paris")
+    assert only.finish is FinishReason.TOOL_CALLS
+
+
 async def test_no_tool_is_called_where_none_may_be(llamacpp_engine: LlamaCpp) -> None:
     request = ask("Say hello.", tools=(WEATHER,), tool_choice=ToolChoice("none"))
     completion = await run(llamacpp_engine, request)

@@ -6,6 +6,7 @@ length in it is an assertion to be checked: against a limit, and against the byt
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -23,6 +24,7 @@ _ARRAY_ITEMS_MAX: Final = 4_000_000
 _DIMENSIONS_MAX: Final = 4
 _ALIGNMENT_MAX: Final = 65_536
 _SHARDS_MAX: Final = 1_000
+_TEMPLATE_KEY: Final = "tokenizer.chat_template"
 
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -97,6 +99,62 @@ class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
         return self.architecture.startswith("qwen")
 
 
+class GgufTensor(msgspec.Struct, frozen=True):
+    """A tensor as the file lists it. `offset` counts from the start of the tensors' data.
+
+    `bytes` is None for a type that is not known here; `shape` has the fastest axis first.
+    """
+
+    name: str
+    type_name: str
+    shape: tuple[int, ...]
+    offset: int
+    bytes: int | None
+    whole_blocks: bool
+
+    @property
+    def weights(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+class GgufLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a header lists, of any GGUF: a model, one of its shards, an adapter, a vocabulary.
+
+    `values` are the metadata that are no arrays, `lengths` the arrays' lengths; `templates` are
+    the chat templates by name, `""` for the default one.
+    """
+
+    version: int
+    values: dict[str, str | int | float | bool]
+    lengths: dict[str, int]
+    templates: dict[str, str]
+    tensors: tuple[GgufTensor, ...]
+    alignment: int
+    data_start: int
+    file_bytes: int
+
+    @property
+    def architecture(self) -> str | None:
+        """`general.architecture`, where it is named."""
+        value = self.values.get("general.architecture")
+        return value if isinstance(value, str) and value else None
+
+    @property
+    def quantisation(self) -> str | None:
+        """The name of the whole mixture (`Q4_K_M`), where the file says it."""
+        value = self.values.get("general.file_type")
+        return _FILE_TYPES.get(value) if isinstance(value, int) else None
+
+
+def read_layout(file: BinaryIO, file_bytes: int) -> GgufLayout:
+    """List the header of the GGUF of `file_bytes` that `file`, seekable, is at the start of.
+
+    Counts, lengths and types are checked, where the tensors lie is not. Raises GgufError.
+    """
+    return _Reader(file, file_bytes).layout()
+
+
 def read_header(path: Path) -> GgufHeader:
     """Read the header of the GGUF file at `path`.
 
@@ -114,17 +172,12 @@ class _Reader:
         self._file = file
         self._file_bytes = file_bytes
         self._left = min(file_bytes, _HEADER_BYTES_MAX)
+        self._allowed = self._left
 
     def header(self) -> GgufHeader:
         version = self._preamble()
         tensor_count = self._bounded("tensor count", self._u64(), _TENSORS_MAX)
-        key_count = self._bounded("metadata count", self._u64(), _KEYS_MAX)
-        values: dict[str, object] = {}
-        for _ in range(key_count):
-            key = self._string("a metadata key", _KEY_BYTES_MAX)
-            if key in values:
-                raise GgufError(f"the file is damaged: it holds the metadata key {key!r} twice")
-            values[key] = self._value(key)
+        values = self._metadata()
         architecture = values.get("general.architecture")
         if not isinstance(architecture, str) or not architecture:
             raise GgufError("the file names no architecture (general.architecture)")
@@ -142,12 +195,59 @@ class _Reader:
             layers=_integer(values, f"{architecture}.block_count"),
             vocabulary=_length(values, "tokenizer.ggml.tokens"),
             cache_bytes_per_token=_cache_bytes_per_token(values, architecture),
-            chat_template=_text(values, "tokenizer.chat_template"),
+            chat_template=_text(values, _TEMPLATE_KEY),
             embeds=bool(_integer(values, f"{architecture}.pooling_type")),
             parameters=parameters,
             tensors=tensor_count,
             file_bytes=self._file_bytes,
         )
+
+    def layout(self) -> GgufLayout:
+        version = self._preamble()
+        tensor_count = self._bounded("tensor count", self._u64(), _TENSORS_MAX)
+        values = self._metadata()
+        tensors = tuple(self._listed(number) for number in range(tensor_count))
+        alignment = _alignment(values)
+        prefix = _TEMPLATE_KEY + "."
+        return GgufLayout(
+            version=version,
+            values={
+                key: value
+                for key, value in values.items()
+                if isinstance(value, (str, int, float, bool))
+            },
+            lengths={
+                key: value.items for key, value in values.items() if isinstance(value, _ArrayLength)
+            },
+            templates={
+                key[len(prefix) :]: value
+                for key, value in values.items()
+                if isinstance(value, str) and (key == _TEMPLATE_KEY or key.startswith(prefix))
+            },
+            tensors=tensors,
+            alignment=alignment,
+            data_start=-(-self._consumed // alignment) * alignment,
+            file_bytes=self._file_bytes,
+        )
+
+    def _listed(self, number: int) -> GgufTensor:
+        name = self._string(f"the name of tensor {number}", _KEY_BYTES_MAX)
+        shape, kind, offset = self._tensor(name)
+        type_name, block, block_bytes = _TENSOR_TYPES.get(kind, (f"type {kind}", 0, 0))
+        size = math.prod(shape) // block * block_bytes if block else None
+        return GgufTensor(
+            name, type_name, shape, offset, size, bool(block) and not shape[0] % block
+        )
+
+    def _metadata(self) -> dict[str, object]:
+        key_count = self._bounded("metadata count", self._u64(), _KEYS_MAX)
+        values: dict[str, object] = {}
+        for _ in range(key_count):
+            key = self._string("a metadata key", _KEY_BYTES_MAX)
+            if key in values:
+                raise GgufError(f"the file is damaged: it holds the metadata key {key!r} twice")
+            values[key] = self._value(key)
+        return values
 
     def _preamble(self) -> int:
         magic = self._take(4, "the magic number") if self._file_bytes >= 4 else b""
@@ -195,7 +295,8 @@ class _Reader:
         end = 0
         for number in range(count):
             name = self._string(f"the name of tensor {number}", _KEY_BYTES_MAX)
-            weights, kind, offset = self._tensor(name)
+            shape, kind, offset = self._tensor(name)
+            weights = math.prod(shape)
             if offset % alignment:
                 raise GgufError(f"the file is damaged: tensor {name!r} is not aligned")
             type_name, block, block_bytes = _TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
@@ -212,14 +313,13 @@ class _Reader:
             )
         return parameters, max(weights_by_type, key=weights_by_type.__getitem__)
 
-    def _tensor(self, name: str) -> tuple[int, int, int]:
-        """The number of weights, the type and the offset of the next tensor."""
+    def _tensor(self, name: str) -> tuple[tuple[int, ...], int, int]:
+        """The shape, the type and the offset of the next tensor."""
         dimensions = self._u32()
         if not 1 <= dimensions <= _DIMENSIONS_MAX:
             raise GgufError(f"the file is damaged: tensor {name!r} has {dimensions} dimensions")
-        weights = 1
-        for _ in range(dimensions):
-            weights *= self._u64()
+        shape = tuple(self._u64() for _ in range(dimensions))
+        weights = math.prod(shape)
         # No type stores a weight in less than a bit.
         if not 0 < weights <= 8 * self._file_bytes:
             raise GgufError(
@@ -233,7 +333,11 @@ class _Reader:
                 f"the file is damaged or cut short: tensor {name!r} lies past its end. "
                 "Download it again"
             )
-        return weights, kind, offset
+        return shape, kind, offset
+
+    @property
+    def _consumed(self) -> int:
+        return self._allowed - self._left
 
     def _string(self, what: str, bytes_max: int) -> str:
         size = self._u64()

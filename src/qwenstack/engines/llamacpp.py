@@ -39,6 +39,7 @@ from qwenstack.engines.llamacpp_constrained import (
     grammar_of,
 )
 from qwenstack.engines.llamacpp_server import LlamaCppServer, ServerBounds
+from qwenstack.engines.loose_tool_calls import LooseChoice
 
 _MIB: Final = 2**20
 _PROMPT_CACHE_MIB: Final = 512
@@ -213,6 +214,8 @@ class LlamaCpp:
         client = await self._server.client()
         if grammar is not None:
             steps = generate_constrained(client, self._trials, request, grammar)
+        elif request.tools and request.messages and request.tool_choice.mode == "auto":
+            steps = _reading_loose_calls(client.generate(request), request)
         else:
             steps = client.generate(request)
         async with aclosing(steps):
@@ -250,6 +253,23 @@ class LlamaCpp:
     async def count_text(self, text: str) -> int:
         """Tokens of generated text."""
         return await (await self._server.client()).count_text(text)
+
+
+async def _reading_loose_calls(
+    steps: AsyncGenerator[Step, None], request: GenerationRequest
+) -> AsyncGenerator[Step, None]:
+    several = request.parallel_tool_calls
+    choices = [LooseChoice(index, request.tools, several=several) for index in range(request.n)]
+    async with aclosing(steps):
+        async for step in steps:
+            deltas = tuple(
+                taken
+                for delta in step.deltas
+                if (taken := choices[delta.index].feed(delta)) is not None
+            )
+            # The usage of what is held back is not told: it was not delivered.
+            if deltas or step.final:
+                yield Step(deltas, step.usage, step.final)
 
 
 def _without_alternatives(step: Step) -> Step:

@@ -30,7 +30,11 @@ packs = Table(
     Column("hash", String(64), primary_key=True),
     Column("bytes", BigInteger, nullable=False),
     Column("chunks", LargeBinary, nullable=False),
+    # The stored object's name: a new one each time, so that removing a pack cannot hit another.
+    Column("object", String(48), nullable=False, unique=True),
     Column("created_us", BigInteger, nullable=False),
+    # When an upload last wrote or reused it; a sweep leaves alone what was used lately.
+    Column("used_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -53,6 +57,7 @@ contents = Table(
     Column("xet_hash", String(64), nullable=False),
     Column("git_oid", String(40), nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Column("used_us", BigInteger, nullable=False),
     Index(None, "xet_hash"),
     sqlite_with_rowid=False,
 )

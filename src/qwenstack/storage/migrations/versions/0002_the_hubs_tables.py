@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("xet_hash", sa.String(length=64), nullable=False),
         sa.Column("git_oid", sa.String(length=40), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("used_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_hub_contents")),
         sqlite_with_rowid=False,
     )
@@ -83,8 +84,11 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("chunks", sa.LargeBinary(), nullable=False),
+        sa.Column("object", sa.String(length=48), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("used_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_hub_packs")),
+        sa.UniqueConstraint("object", name=op.f("uq_hub_packs_object")),
         sqlite_with_rowid=False,
     )
     op.create_table(

@@ -111,7 +111,7 @@ def merge(
     """
     tip = _tip(connection, repo_id, target)
     other = _tip(connection, repo_id, source)
-    base = _common_ancestor(connection, repo_id, tip.oid, other.oid)
+    base = common_ancestor(connection, repo_id, tip.oid, other.oid)
     origin = () if base is None else read_manifest(connection, base.manifest)
     after = three_way(
         origin,
@@ -229,7 +229,7 @@ def _write(
     return commit
 
 
-def _common_ancestor(connection: Connection, repo_id: str, one: str, other: str) -> Commit | None:
+def common_ancestor(connection: Connection, repo_id: str, one: str, other: str) -> Commit | None:
     """The nearest commit in both histories. The other's merges count with all their parents."""
     query = select(commits.c.oid, commits.c.parents).where(commits.c.repo_id == repo_id)
     parents = {

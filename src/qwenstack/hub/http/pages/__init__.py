@@ -1,0 +1,1 @@
+"""The hub's pages: rendered here, readable without a script, with nothing from elsewhere."""

@@ -1,0 +1,149 @@
+"""Accounts and tokens for the operator: the wire twin of `hub users` and `hub tokens`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from qwenstack.core.instants import to_us
+from qwenstack.hub.accounts import directory, tokens
+from qwenstack.hub.accounts.directory import AccountKind
+from qwenstack.hub.accounts.identity import Identity, Scope, TokenRole
+from qwenstack.hub.errors import BadRequest, Forbidden, Unauthorized
+from qwenstack.hub.http.access import identify
+from qwenstack.hub.http.bodies import json_response, read_json
+from qwenstack.hub.http.people_wire import shown_token
+from qwenstack.hub.hub import Hub
+
+_LOG = logging.getLogger(__name__)
+
+
+class NewAccount(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A user or an organisation to be; `admin` is an organisation's first admin."""
+
+    name: str
+    kind: AccountKind = "user"
+    full_name: str = ""
+    email: str | None = None
+    operator: bool = False
+    admin: str | None = None
+
+
+class TokenWish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A token to be made."""
+
+    account: str
+    name: str
+    role: TokenRole = "read"
+    scopes: tuple[Scope, ...] = ()
+    expires_at: datetime | None = None
+
+
+def routes(hub: Hub) -> list[web.RouteDef]:
+    """The routes of this module."""
+    handlers = _Administration(hub)
+    return [
+        web.get("/api/admin/accounts", handlers.accounts),
+        web.post("/api/admin/accounts", handlers.create_account),
+        web.get("/api/admin/tokens", handlers.tokens),
+        web.post("/api/admin/tokens", handlers.create_token),
+        web.delete("/api/admin/tokens/{token:[^/]+}", handlers.revoke_token),
+    ]
+
+
+class _Administration:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def accounts(self, request: web.Request) -> web.Response:
+        await self._operator(request)
+        after = request.query.get("after", "").lower()
+
+        def read() -> list[directory.Account]:
+            with self._hub.database.connect().execution_options(read_only=True) as connection:
+                return directory.list_accounts(connection, after=after)
+
+        return json_response(await asyncio.to_thread(read))
+
+    async def create_account(self, request: web.Request) -> web.Response:
+        actor = await self._operator(request)
+        wish = await read_json(request, NewAccount)
+
+        def write() -> directory.Account:
+            with self._hub.database.begin() as connection:
+                account = directory.create_account(
+                    connection,
+                    name=wish.name,
+                    kind=wish.kind,
+                    full_name=wish.full_name,
+                    email=wish.email,
+                    operator=wish.operator,
+                )
+                if wish.kind == "organisation":
+                    directory.set_role(connection, account.key, wish.admin or actor.name, "admin")
+                return account
+
+        account = await asyncio.to_thread(write)
+        _LOG.info("%s made the %s %s", actor.name, account.kind, account.name)
+        return json_response(account, status=201)
+
+    async def tokens(self, request: web.Request) -> web.Response:
+        await self._operator(request)
+        account = request.query.get("account")
+
+        def read() -> list[tokens.Token]:
+            with self._hub.database.connect().execution_options(read_only=True) as connection:
+                return tokens.list_tokens(connection, account and account.lower())
+
+        return json_response([shown_token(each) for each in await asyncio.to_thread(read)])
+
+    async def create_token(self, request: web.Request) -> web.Response:
+        actor = await self._operator(request)
+        wish = await read_json(request, TokenWish)
+        ends = wish.expires_at
+        if ends is not None and ends.tzinfo is None:
+            raise BadRequest("expiresAt needs its offset, such as 2027-01-31T00:00:00Z")
+
+        def write() -> tokens.NewToken:
+            with self._hub.database.begin() as connection:
+                return tokens.create_token(
+                    connection,
+                    account=wish.account,
+                    name=wish.name,
+                    role=wish.role,
+                    scopes=wish.scopes,
+                    expires_us=None if ends is None else to_us(ends),
+                )
+
+        made = await asyncio.to_thread(write)
+        token = made.token
+        _LOG.info("%s made the token %s of %s", actor.name, token.prefix, token.account)
+        shown = msgspec.to_builtins(shown_token(token)) | {"secret": made.secret}
+        return json_response(shown, status=201, headers={"Cache-Control": "no-store"})
+
+    async def revoke_token(self, request: web.Request) -> web.Response:
+        actor = await self._operator(request)
+        reference = request.match_info["token"]
+
+        def write() -> tokens.Token:
+            with self._hub.database.begin() as connection:
+                return tokens.revoke_token(connection, reference)
+
+        token = await asyncio.to_thread(write)
+        _LOG.info("%s revoked the token %s of %s", actor.name, token.prefix, token.account)
+        return json_response(shown_token(token))
+
+    async def _operator(self, request: web.Request) -> Identity:
+        identity: Identity = await identify(self._hub, request)
+        if identity.account is None:
+            raise Unauthorized("Administering the hub needs an operator's write token.")
+        if not identity.rules:
+            raise Forbidden(
+                f"{identity.name} does not administer this hub, or not with this token; an "
+                "operator's write token does."
+            )
+        return identity

@@ -8,76 +8,55 @@ microseconds. Every method blocks: a coroutine calls it through `asyncio.to_thre
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO
 
-import msgspec
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 
+from qwenstack.core.instants import now_us
+from qwenstack.hub.store.checking import check
+from qwenstack.hub.store.kinds import (
+    Content,
+    ContentCorrupt,
+    ContentMismatch,
+    ContentMissing,
+    Expected,
+    Fault,
+    FaultKind,
+    Segment,
+    StoreError,
+    Swept,
+)
+from qwenstack.hub.store.objects import FolderObjects, Objects
+from qwenstack.hub.store.packs import PackTable
+from qwenstack.hub.store.reading import (
+    checked_chunks,
+    clamp,
+    file_segments,
+    open_layout,
+    read_layout,
+    verify_layout,
+)
+from qwenstack.hub.store.rows import batches
+from qwenstack.hub.store.sweeping import sweep
+from qwenstack.hub.store.writing import Intake
+from qwenstack.storage.hub_tables import contents
 
-class Content(msgspec.Struct, frozen=True):
-    """Bytes that the store holds. `xet_hash` is 64 hexadecimal digits as the Xet protocol writes
-    them; `git_oid` is the SHA-1 that git gives these bytes as a blob.
-    """
-
-    sha256: str
-    size: int
-    xet_hash: str
-    git_oid: str
-
-
-class Expected(NamedTuple):
-    """What the sender says of the bytes to come."""
-
-    sha256: str
-    size: int
-
-
-class Segment(NamedTuple):
-    """`bytes` bytes of a content, at `offset` of the file `path`: ready for sendfile."""
-
-    path: Path
-    offset: int
-    bytes: int
-
-
-class Swept(msgspec.Struct, frozen=True):
-    """What a sweep removed."""
-
-    contents: int
-    packs: int
-    bytes: int
-
-
-FaultKind = Literal[
-    "missing-pack", "short-pack", "corrupt-pack", "orphan-pack", "dangling-segment", "wrong-content"
+__all__ = [
+    "Content",
+    "ContentCorrupt",
+    "ContentMismatch",
+    "ContentMissing",
+    "ContentStore",
+    "Expected",
+    "Fault",
+    "FaultKind",
+    "Segment",
+    "StoreError",
+    "Swept",
 ]
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """Something that isn't as the database says. `contents` are the SHA-256s that it concerns."""
-
-    kind: FaultKind
-    detail: str
-    pack: str | None = None
-    contents: tuple[str, ...] = ()
-
-
-class StoreError(Exception):
-    """The store cannot do what was asked; see the three kinds."""
-
-
-class ContentMismatch(StoreError):
-    """The bytes that came are not those that were announced. Nothing became visible."""
-
-
-class ContentMissing(StoreError):
-    """No content has this SHA-256."""
-
-
-class ContentCorrupt(StoreError):
-    """What lies in a pack is not what was put there; the message names pack and content."""
 
 
 class ContentStore:
@@ -85,55 +64,105 @@ class ContentStore:
     among processes.
     """
 
-    def __init__(self, database: Engine, folder: Path) -> None:
-        self._database = database
-        self._folder = folder
+    def __init__(self, database: Engine, folder: Path, objects: Objects | None = None) -> None:
+        self.database = database
+        self.objects: Objects = objects or FolderObjects(folder / "packs")
+        self.packs = PackTable(database, self.objects)
 
     def put(self, pieces: Iterable[bytes], *, expect: Expected | None = None) -> Content:
-        """Keep the bytes of `pieces` durably; raises ContentMismatch, OSError when the disk is
-        full. After an error nothing is visible.
+        """Keep the bytes of `pieces` durably; raises ContentMismatch, StoreError, OSError when the
+        disk is full. After an error nothing is visible.
         """
-        raise NotImplementedError
+        if expect is not None and (there := self.find(expect.sha256)) is not None:
+            _check_announced(pieces, expect)
+            if there.size == expect.size and self.hold([expect.sha256]):
+                return there
+            raise ContentMismatch(f"content {expect.sha256} has {there.size} bytes")
+        with self.intake() as intake:
+            intake.take(pieces, expect)
+            return intake.commit()[0]
 
     def put_all(self, files: Iterable[bytes]) -> list[Content]:
         """Keep small files, such as a commit's, together in as few packs as hold them."""
-        raise NotImplementedError
+        with self.intake() as intake:
+            for file in files:
+                intake.take([file], Expected(hashlib.sha256(file).hexdigest(), len(file)))
+            return intake.commit()
+
+    def intake(self) -> Intake:
+        """To take several contents in that become visible together."""
+        return Intake(self.database, self.objects, self.packs)
 
     def find(self, sha256: str) -> Content | None:
         """The content with this SHA-256."""
-        raise NotImplementedError
+        return self.find_many([sha256]).get(sha256)
 
     def find_many(self, sha256s: Iterable[str]) -> dict[str, Content]:
         """Those of `sha256s` that the store holds."""
-        raise NotImplementedError
+        found: dict[str, Content] = {}
+        columns = (contents.c.sha256, contents.c.size, contents.c.xet_hash, contents.c.git_oid)
+        with self.database.connect().execution_options(read_only=True) as connection:
+            for batch in batches(sorted(set(sha256s))):
+                query = select(*columns).where(contents.c.sha256.in_(batch))
+                found.update((row.sha256, Content(*row)) for row in connection.execute(query))
+        return found
 
     def hold(self, sha256s: Iterable[str]) -> set[str]:
         """Keep contents from being swept for the grace period from now on; which of them exist.
 
         To be called before something new refers to a content that was there already.
         """
-        raise NotImplementedError
+        held: set[str] = set()
+        with self.database.begin() as connection:
+            for batch in batches(sorted(set(sha256s))):
+                there = contents.c.sha256.in_(batch)
+                connection.execute(update(contents).where(there).values(used_us=now_us()))
+                held.update(connection.scalars(select(contents.c.sha256).where(there)))
+        return held
 
     def segments(self, sha256: str, start: int = 0, end: int | None = None) -> list[Segment]:
-        """Where bytes `start` to `end` of a content lie, in order; raises ContentMissing."""
-        raise NotImplementedError
+        """Where bytes `start` to `end` of a content lie, in order, for sendfile: unchecked.
+
+        Raises ContentMissing, ContentCorrupt when a pack is gone.
+        """
+        return file_segments(self.packs, read_layout(self.database, sha256), start, end)
 
     def read(self, sha256: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes `start` to `end`, each chunk checked; raises ContentMissing, ContentCorrupt."""
-        raise NotImplementedError
+        layout = read_layout(self.database, sha256)
+        start, end = clamp(layout.content.size, start, end)
+        for place, _, data in checked_chunks(self.packs, layout, start, end):
+            yield bytes(data[max(start - place, 0) : end - place])
 
     def open(self, sha256: str) -> BinaryIO:
-        """A seekable reader of a content, buffered, unchecked; raises ContentMissing."""
-        raise NotImplementedError
+        """A seekable, buffered reader; reading checks each chunk and raises ContentCorrupt.
+
+        Raises ContentMissing.
+        """
+        return open_layout(self.packs, read_layout(self.database, sha256))
 
     def verify(self, sha256: str) -> None:
         """Read a content and check all its hashes; raises ContentMissing, ContentCorrupt."""
-        raise NotImplementedError
+        verify_layout(self.packs, read_layout(self.database, sha256))
 
     def sweep(self, live: Iterable[str], *, older_than_us: int) -> Swept:
         """Remove what is not in `live` and has not been used since the instant `older_than_us`."""
-        raise NotImplementedError
+        return sweep(self.database, self.objects, self.packs, live, older_than_us=older_than_us)
 
     def check(self) -> Iterator[Fault]:
         """Read everything and tell what is wrong."""
-        raise NotImplementedError
+        return check(self.database, self.objects, self.packs)
+
+
+def _check_announced(pieces: Iterable[bytes], expect: Expected) -> None:
+    """Read bytes that the store holds already: they must still be those that were announced."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += len(piece)
+        if size > expect.size:
+            break
+    if (digest.hexdigest(), size) != expect:
+        raise ContentMismatch(
+            f"announced were {expect.size} bytes with SHA-256 {expect.sha256}; other bytes came"
+        )

@@ -1,0 +1,237 @@
+"""Packs: chunks one after the other, as the disk has them and as the database describes them.
+
+A pack is a Xet xorb whose chunks are stored raw, without the protocol's headers, so that any run of
+them is a run of bytes of a file. Its bytes are durable before its row is there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+
+from sqlalchemy import Connection, Engine, select, update
+
+from qwenstack.core.identifiers import new_id
+from qwenstack.core.instants import now_us
+from qwenstack.hub.store.merkle import HASH_BYTES, Leaf, to_text, xorb_hash
+from qwenstack.hub.store.objects import Objects
+from qwenstack.hub.store.rows import batches, insert_new, insert_one
+from qwenstack.storage.hub_tables import chunks, packs
+
+PACK_BYTES_MAX = 64 * 1024 * 1024
+PACK_CHUNKS_MAX = 8 * 1024
+_LEAF = struct.Struct("<32sI")
+_INDEXES_KEPT = 256
+# A pack's last use is written again after this time, not for each use.
+_USE_INTERVAL_US = 3600 * 1_000_000
+
+
+class PackIndex:
+    """What a pack holds: its chunks' hashes, and where each starts."""
+
+    __slots__ = ("bytes", "hash", "hashes", "object", "starts")
+
+    def __init__(self, hash_text: str, object_name: str, leaves: Sequence[Leaf]) -> None:
+        self.hash = hash_text
+        self.object = object_name
+        self.hashes = [digest for digest, _ in leaves]
+        starts = [0]
+        for _, size in leaves:
+            starts.append(starts[-1] + size)
+        self.starts = starts  # one more than chunks: the last is the pack's end
+        self.bytes = starts[-1]
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def size(self, position: int) -> int:
+        """The length of a chunk in bytes."""
+        return self.starts[position + 1] - self.starts[position]
+
+    def leaves(self, first: int = 0, end: int | None = None) -> list[Leaf]:
+        """Hash and length of the chunks `first` to `end`."""
+        end = len(self.hashes) if end is None else end
+        return [(self.hashes[place], self.size(place)) for place in range(first, end)]
+
+
+def encode_leaves(leaves: Iterable[Leaf]) -> bytes:
+    """A pack's chunks as its row holds them."""
+    return b"".join(_LEAF.pack(digest, size) for digest, size in leaves)
+
+
+def decode_leaves(document: bytes) -> list[Leaf]:
+    """The opposite; raises ValueError for a document of another form."""
+    if len(document) % _LEAF.size:
+        raise ValueError(f"a pack's chunk list has {len(document)} bytes, no multiple of 36")
+    return list(_LEAF.iter_unpack(document))
+
+
+class PackWriter:
+    """A pack in the making: chunks are appended to a spooled file."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._path = objects.spool()
+        self._file = self._path.open("wb", buffering=1024 * 1024)
+        self.leaves: list[Leaf] = []
+        self.bytes = 0
+        self._positions: dict[bytes, int] = {}
+
+    def has_room(self, size: int) -> bool:
+        """Whether a chunk of `size` bytes still fits."""
+        return self.bytes + size <= PACK_BYTES_MAX and len(self.leaves) < PACK_CHUNKS_MAX
+
+    def append(self, digest: bytes, data: bytes | memoryview) -> int:
+        """Write a chunk; its position."""
+        self._file.write(data)
+        self._positions.setdefault(digest, len(self.leaves))
+        self.leaves.append((digest, len(data)))
+        self.bytes += len(data)
+        return len(self.leaves) - 1
+
+    def position(self, digest: bytes) -> int | None:
+        """Where this pack has a chunk already."""
+        return self._positions.get(digest)
+
+    def close(self) -> PackIndex:
+        """Make the bytes durable under a name; the row is `PackTable.register`'s to write."""
+        self._file.close()
+        index = PackIndex(to_text(xorb_hash(self.leaves)), new_id("pack"), self.leaves)
+        self._objects.keep(index.object, self._path)
+        return index
+
+    def discard(self) -> None:
+        """Leave nothing; to be called whenever `close` was not reached."""
+        try:
+            self._file.close()
+        except OSError:  # a full disk refuses the rest of the buffer once more
+            pass
+        self._path.unlink(missing_ok=True)
+
+
+class PackTable:
+    """The rows of packs and chunks, with the packs read last kept in memory."""
+
+    def __init__(self, database: Engine, objects: Objects) -> None:
+        self._database = database
+        self._objects = objects
+        self._known: dict[str, PackIndex] = {}
+        self._lock = Lock()
+
+    def register(self, index: PackIndex) -> PackIndex:
+        """Write the pack's rows; if an equal pack is there already, keep that one instead."""
+        now = now_us()
+        row = {
+            "hash": index.hash,
+            "bytes": index.bytes,
+            "chunks": encode_leaves(index.leaves()),
+            "object": index.object,
+            "created_us": now,
+            "used_us": now,
+        }
+        # In one order, so that two uploads of the same chunks never wait for each other in a ring.
+        places = dict[bytes, int]()
+        for position, digest in enumerate(index.hashes):
+            places.setdefault(digest, position)
+        chunk_rows = [
+            {"hash": digest, "pack": index.hash, "position": places[digest]}
+            for digest in sorted(places)
+        ]
+        with self._database.begin() as connection:
+            is_new = insert_one(connection, packs, row)
+            if is_new:
+                insert_new(connection, chunks, chunk_rows)
+            else:
+                used = update(packs).where(packs.c.hash == index.hash).values(used_us=now)
+                connection.execute(used)
+        if is_new:
+            self._remember(index)
+            return index
+        self._objects.delete(index.object)
+        self.forget([index.hash])
+        return self.read([index.hash])[index.hash]
+
+    def read(self, hashes: Iterable[str], *, fresh: bool = False) -> dict[str, PackIndex]:
+        """The packs of `hashes` that there are. `fresh` asks the database for each."""
+        wanted = set(hashes)
+        with self._lock:
+            found = {} if fresh else {h: self._known[h] for h in wanted & self._known.keys()}
+        missing = sorted(wanted - found.keys())
+        if missing:
+            with self._database.connect().execution_options(read_only=True) as connection:
+                for rows in batches(missing):
+                    query = select(packs.c.hash, packs.c.object, packs.c.chunks)
+                    for row in connection.execute(query.where(packs.c.hash.in_(rows))):
+                        index = PackIndex(row.hash, row.object, decode_leaves(bytes(row.chunks)))
+                        found[index.hash] = index
+                        self._remember(index)
+        return found
+
+    def locate(self, digests: Sequence[bytes]) -> dict[bytes, tuple[PackIndex, int]]:
+        """Where chunks are stored, of those that are."""
+        places: list[tuple[bytes, str, int]] = []
+        with self._database.connect().execution_options(read_only=True) as connection:
+            for batch in batches(digests):
+                query = select(chunks.c.hash, chunks.c.pack, chunks.c.position)
+                places += [
+                    (bytes(row.hash), row.pack, row.position)
+                    for row in connection.execute(query.where(chunks.c.hash.in_(batch)))
+                ]
+        indexes = self.read({pack for _, pack, _ in places})
+        return {
+            digest: (indexes[pack], position)
+            for digest, pack, position in places
+            if pack in indexes
+        }
+
+    def use(self, hashes: Iterable[str]) -> set[str]:
+        """Note that packs are used now, so that no sweep takes them; which of them still exist."""
+        wanted = sorted(set(hashes))
+        with self._database.begin() as connection:
+            mark_used(connection, wanted)
+            present: set[str] = set()
+            for batch in batches(wanted):
+                query = select(packs.c.hash).where(packs.c.hash.in_(batch))
+                present.update(connection.scalars(query))
+        self.forget(set(wanted) - present)
+        return present
+
+    def path(self, index: PackIndex) -> Path:
+        """The file with the pack's bytes; raises FileNotFoundError."""
+        try:
+            return self._objects.local(index.object)
+        except FileNotFoundError:
+            # Another process may have swept the pack, and stored an equal one since.
+            again = self.read([index.hash], fresh=True).get(index.hash)
+            if again is None or again.object == index.object:
+                raise
+            return self._objects.local(again.object)
+
+    def forget(self, hashes: Iterable[str]) -> None:
+        """Drop packs from memory."""
+        with self._lock:
+            for each in hashes:
+                self._known.pop(each, None)
+
+    def _remember(self, index: PackIndex) -> None:
+        with self._lock:
+            self._known.pop(index.hash, None)
+            self._known[index.hash] = index
+            while len(self._known) > _INDEXES_KEPT:
+                del self._known[next(iter(self._known))]
+
+
+def mark_used(connection: Connection, hashes: Sequence[str]) -> None:
+    """Set the packs' last use to now, where it is not recent anyway."""
+    now = now_us()
+    for batch in batches(hashes):
+        connection.execute(
+            update(packs)
+            .where(packs.c.hash.in_(batch), packs.c.used_us < now - _USE_INTERVAL_US)
+            .values(used_us=now)
+        )
+
+
+assert _LEAF.size == HASH_BYTES + 4

@@ -24,6 +24,7 @@ _ARRAY_ITEMS_MAX: Final = 4_000_000
 _DIMENSIONS_MAX: Final = 4
 _ALIGNMENT_MAX: Final = 65_536
 _SHARDS_MAX: Final = 1_000
+_TEXT_CHARACTERS_KEPT: Final = 1_000
 _TEMPLATE_KEY: Final = "tokenizer.chat_template"
 
 _STRING: Final = 8
@@ -165,6 +166,36 @@ def read_header(path: Path) -> GgufHeader:
         return _Reader(file, file_bytes).header()
 
 
+class GgufMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What a header states, as far as it can be read; nothing of it is proved.
+
+    `texts` and `integers` are the single values by key (text is cut at 1 000 characters), `lengths`
+    those of arrays. `parameters` is counted from the tensors' shapes, None where they can't be
+    read. `problem` says what stopped the reading; what came before it stands.
+    """
+
+    texts: dict[str, str]
+    integers: dict[str, int]
+    lengths: dict[str, int]
+    parameters: int | None
+    quantisation: str | None
+    problem: str | None
+
+    @property
+    def architecture(self) -> str | None:
+        """`general.architecture`."""
+        return self.texts.get("general.architecture")
+
+
+def read_metadata(path: Path) -> GgufMetadata:
+    """Read what the GGUF file at `path` states, a damaged file or a shard too, without judging it.
+
+    Raises GgufError where it is no GGUF at all, OSError where it can't be read.
+    """
+    with path.open("rb") as file:
+        return _Reader(file, path.stat().st_size).metadata()
+
+
 class _Reader:
     """Reads one header; every read is checked against the file's end and the header's limit."""
 
@@ -248,6 +279,28 @@ class _Reader:
                 raise GgufError(f"the file is damaged: it holds the metadata key {key!r} twice")
             values[key] = self._value(key)
         return values
+
+    def metadata(self) -> GgufMetadata:
+        self._preamble()
+        values: dict[str, object] = {}
+        parameters, common_type, problem = None, None, None
+        try:
+            tensor_count = self._bounded("tensor count", self._u64(), _TENSORS_MAX)
+            for _ in range(self._bounded("metadata count", self._u64(), _KEYS_MAX)):
+                key = self._string("a metadata key", _KEY_BYTES_MAX)
+                values.setdefault(key, self._value(key))
+            parameters, common_type = self._tensors(tensor_count, _alignment(values))
+        except GgufError as error:
+            problem = str(error)
+        file_type = _integer(values, "general.file_type")
+        return GgufMetadata(
+            texts={k: v[:_TEXT_CHARACTERS_KEPT] for k, v in values.items() if isinstance(v, str)},
+            integers={k: v for k, v in values.items() if isinstance(v, int)},
+            lengths={k: v.items for k, v in values.items() if isinstance(v, _ArrayLength)},
+            parameters=parameters,
+            quantisation=_FILE_TYPES.get(-1 if file_type is None else file_type, common_type),
+            problem=problem,
+        )
 
     def _preamble(self) -> int:
         magic = self._take(4, "the magic number") if self._file_bytes >= 4 else b""

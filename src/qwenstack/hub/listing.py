@@ -1,0 +1,280 @@
+"""Lists of repos: what is asked for, which rows answer it, and where the next page begins.
+
+A page is cut by the value that it is sorted by and the repo's id, not by a count of rows: what is
+published in between neither repeats a repo nor drops one. What SQL can decide it decides; what
+stands in the summary (the card's and files' facts as clients know them) is decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+
+from qwenstack.core.instants import now_us
+from qwenstack.hub.accounts.identity import Identity
+from qwenstack.hub.accounts.rights import may
+from qwenstack.hub.errors import BadRequest
+from qwenstack.hub.registry.repos import Kind, Repo
+from qwenstack.storage.hub_tables import likes, repos
+from qwenstack.storage.rows import read_row
+
+Sort = Literal["lastModified", "createdAt", "downloads", "likes", "trendingScore"]
+
+PAGE_MAX = 1000
+FILTERS_MAX = 50
+TERM_CHARACTERS_MAX = 200
+# A page of a narrow filter ends after so many rows with the place to go on from.
+_ROWS_MAX = 20_000
+_ROWS_AT_ONCE = 500
+_TRENDING_US = 7 * 24 * 3600 * 1_000_000
+
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([KMBT]?)", re.IGNORECASE)
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """How many parameters the headers of the files count."""
+
+    total: int = 0
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What filters ask of a card."""
+
+    language: str | list[str | None] | None = None
+
+
+class Summary(msgspec.Struct, frozen=True, rename={"card": "cardData"}):
+    """What filters ask of a summary; the rest of it is passed on as it is."""
+
+    tags: list[str] = []
+    pipeline_tag: str | None = None
+    library_name: str | None = None
+    safetensors: Weights | None = None
+    gguf: Weights | None = None
+    card: Card | None = None
+
+    @property
+    def parameters(self) -> int | None:
+        """The parameters that were counted, None where nothing was."""
+        counted = self.safetensors or self.gguf
+        return counted.total if counted is not None and counted.total else None
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list is asked for. Text compares without case; all filters must hold."""
+
+    kind: Kind
+    search: tuple[str, ...] = ()
+    author: str | None = None
+    filters: tuple[str, ...] = ()
+    pipeline_tag: str | None = None
+    library: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
+    gated: bool | None = None
+    parameters_min: int | None = None
+    parameters_max: int | None = None
+    served: bool = False
+    sort: Sort = "lastModified"
+    ascending: bool = False
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page ended: the last repo's sorted value and id."""
+
+    value: int
+    id: str
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A page, and where the next one begins, None at the end."""
+
+    repos: tuple[Repo, ...]
+    next: Place | None
+
+
+def list_repos(
+    connection: Connection,
+    identity: Identity,
+    question: Question,
+    *,
+    limit: int,
+    after: Place | None = None,
+) -> Listed:
+    """The repos that answer the question and that this caller may know of."""
+    found: list[Repo] = []
+    # Who hosts models for inference is not this hub's to know, so none is.
+    if question.served:
+        return Listed((), None)
+    for seen, (repo, place) in enumerate(_rows(connection, identity, question, after), start=1):
+        if may(identity, repo, "see").allowed and matches(question, read_summary(repo.summary)):
+            found.append(repo)
+        if len(found) == limit or seen == _ROWS_MAX:
+            return Listed(tuple(found), place)
+    return Listed(tuple(found), None)
+
+
+def read_summary(document: str) -> Summary:
+    """The part of a summary that filters ask of; an odd one answers nothing."""
+    try:
+        return msgspec.json.decode(document, type=Summary)
+    except msgspec.DecodeError:
+        return Summary()
+
+
+def matches(question: Question, summary: Summary) -> bool:
+    """Whether a summary answers what SQL could not decide."""
+    names = _names(summary)
+    if not names.issuperset(each.lower() for each in question.filters):
+        return False
+    task = question.pipeline_tag
+    if task is not None and (summary.pipeline_tag or "").lower() != task.lower():
+        return False
+    if not names.issuperset(each.lower() for each in question.library):
+        return False
+    languages = names | _languages(summary)
+    if not languages.issuperset(
+        each.lower().removeprefix("language:") for each in question.language
+    ):
+        return False
+    if any(names.isdisjoint(_APPS.get(each.lower(), ())) for each in question.apps):
+        return False
+    low, high = question.parameters_min, question.parameters_max
+    if low is None and high is None:
+        return True
+    count = summary.parameters
+    return count is not None and (low or 0) <= count and (high is None or count <= high)
+
+
+# Which tags say that an application runs a model.
+_APPS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("llama.cpp", "ollama", "lmstudio", "jan", "node-llama-cpp"), frozenset({"gguf"})
+    ),
+    **dict.fromkeys(("vllm", "sglang", "tgi"), frozenset({"transformers", "safetensors"})),
+    "transformers": frozenset({"transformers"}),
+    "mlx-lm": frozenset({"mlx"}),
+}
+
+
+def parse_parameters(text: str) -> tuple[int | None, int | None]:
+    """`min:6B,max:128B`, either part alone, or one number; raises BadRequest."""
+    low = high = None
+    for part in text.split(","):
+        name, _, amount = part.strip().rpartition(":")
+        read = _AMOUNT.fullmatch(amount)
+        if read is None or name not in ("", "min", "max"):
+            raise BadRequest(
+                f"num_parameters {text[:60]!r} must be like min:6B,max:128B, with K, M, B or T"
+            )
+        # In two factors, so that no float rounds a whole number.
+        whole, _, fraction = read[1].partition(".")
+        unit = _SUFFIXES[read[2].upper()]
+        count = int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
+        if name in ("", "min"):
+            low = count
+        if name in ("", "max"):
+            high = count
+    return low, high
+
+
+def trending(connection: Connection, repo_ids: Sequence[str]) -> dict[str, int]:
+    """The likes of the last seven days, which is what "trending" means here."""
+    rows = connection.execute(
+        select(likes.c.repo_id, func.count())
+        .where(likes.c.repo_id.in_(repo_ids), likes.c.at_us > now_us() - _TRENDING_US)
+        .group_by(likes.c.repo_id)
+    )
+    return dict(rows.tuples().all())
+
+
+def _rows(
+    connection: Connection, identity: Identity, question: Question, after: Place | None
+) -> Iterator[tuple[Repo, Place]]:
+    value = _value(question.sort)
+    statement = _where(select(repos, value.label("place")), identity, question)
+    order = (value, repos.c.id) if question.ascending else (value.desc(), repos.c.id.desc())
+    while True:
+        page = statement
+        if after is not None:
+            page = page.where(_beyond(value, question.ascending, after))
+        rows = connection.execute(page.order_by(*order).limit(_ROWS_AT_ONCE)).all()
+        for row in rows:
+            after = Place(int(row.place), row.id)
+            yield read_row(row, Repo), after
+        if len(rows) < _ROWS_AT_ONCE:
+            return
+
+
+def _where(statement: Select[Any], identity: Identity, question: Question) -> Select[Any]:
+    statement = statement.where(repos.c.kind == question.kind)
+    for term in question.search:
+        statement = statement.where(
+            func.lower(repos.c.name).like(f"%{_escaped(term.lower())}%", escape="\\")
+        )
+    if question.author is not None:
+        statement = statement.where(_in_namespace(question.kind, question.author.lower()))
+    if question.gated is not None:
+        statement = statement.where((repos.c.gated != "") == question.gated)
+    if not identity.operator:
+        own = [each for each in (identity.account, *identity.organisations) if each]
+        visible = [_in_namespace(question.kind, each) for each in own]
+        statement = statement.where(or_(repos.c.private.is_(False), *visible))
+    return statement
+
+
+def _in_namespace(kind: Kind, namespace: str) -> ColumnElement[bool]:
+    return repos.c.key.like(f"{kind}:{_escaped(namespace)}/%", escape="\\")
+
+
+def _value(sort: Sort) -> ColumnElement[int]:
+    columns: dict[str, ColumnElement[int]] = {
+        "lastModified": repos.c.updated_us,
+        "createdAt": repos.c.created_us,
+        "downloads": repos.c.downloads,
+        "likes": repos.c.likes,
+    }
+    if sort in columns:
+        return columns[sort]
+    return (
+        select(func.count())
+        .select_from(likes)
+        .where(likes.c.repo_id == repos.c.id, likes.c.at_us > now_us() - _TRENDING_US)
+        .correlate(repos)
+        .scalar_subquery()
+    )
+
+
+def _beyond(value: ColumnElement[int], ascending: bool, place: Place) -> ColumnElement[bool]:
+    if ascending:
+        return or_(value > place.value, and_(value == place.value, repos.c.id > place.id))
+    return or_(value < place.value, and_(value == place.value, repos.c.id < place.id))
+
+
+def _names(summary: Summary) -> set[str]:
+    """Every tag by which a filter may ask, lower case."""
+    names = {each.lower() for each in summary.tags}
+    for each in (summary.pipeline_tag, summary.library_name):
+        if each:
+            names.add(each.lower())
+    return names
+
+
+def _languages(summary: Summary) -> set[str]:
+    given = summary.card.language if summary.card is not None else None
+    listed = [given] if isinstance(given, str) else given or []
+    tagged = {
+        each.lower().removeprefix("language:")
+        for each in summary.tags
+        if each.lower().startswith("language:")
+    }
+    return tagged | {each.lower() for each in listed if each}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

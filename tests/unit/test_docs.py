@@ -98,7 +98,7 @@ def toml_of(document: str) -> str:
 def test_the_documented_configuration_loads(tmp_path: Path) -> None:
     path = tmp_path / "qwenstack.toml"
     path.write_text(toml_of("configuration.md"))
-    assert len(load_settings(path).deployments) == 2
+    assert len(load_settings(path).deployments) == 3
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
@@ -113,6 +113,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     for kind in (
         settings_module.DeploymentSettings,
         settings_module.LlamaCppSettings,
+        settings_module.OpenVinoSettings,
         settings_module.RemoteSettings,
     ):
         for field in msgspec.structs.fields(kind):

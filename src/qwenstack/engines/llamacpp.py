@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import msgspec
 import psutil
 
@@ -24,6 +22,7 @@ from qwenstack.core.generation import (
     GenerationRequest,
     Step,
 )
+from qwenstack.engines.dying_child import once_more
 from qwenstack.engines.gguf import GgufHeader, read_header
 from qwenstack.engines.interface import (
     Capabilities,
@@ -39,7 +38,7 @@ from qwenstack.engines.llamacpp_constrained import (
     grammar_of,
 )
 from qwenstack.engines.llamacpp_server import LlamaCppServer, ServerBounds
-from qwenstack.engines.loose_tool_calls import LooseChoice
+from qwenstack.engines.loose_tool_calls import read_loose_calls
 
 _MIB: Final = 2**20
 _PROMPT_CACHE_MIB: Final = 512
@@ -51,9 +50,6 @@ _EMBEDDING_CONTEXT_MIN: Final = 512
 # An embedding child computes the logits of every token of an input, and keeps them twice in F32
 # (measured on xllamacpp 2026.10.11549: 1.2 MB a token with a vocabulary of 151 936).
 _LOGITS_BYTES: Final = 8
-_DYING_S_MAX: Final = 10.0
-_RETRY_S: Final = 0.1
-_AT_ONCE_S: Final = 0.5
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,29 +180,9 @@ class LlamaCpp:
                 f"n is {request.n}; this engine writes at most {parallel} choices of one request"
             )
         grammar = grammar_of(request)
-        first = time.monotonic()
-        resent = False
-        while True:
-            began = False
-            sent = time.monotonic()
-            try:
-                async with aclosing(self._steps(request, grammar)) as steps:
-                    async for step in steps:
-                        began = True
-                        yield step
-                return
-            except EngineUnavailable as error:
-                # The child may be dying already when the request comes. Refused, it has reached
-                # nothing. Broken off at once, it most likely is not what killed the child, and is
-                # sent once more; broken off later it may be, and would kill the next one, too.
-                now = time.monotonic()
-                refused = isinstance(error.__cause__, aiohttp.ClientConnectorError)
-                if began or now - first > _DYING_S_MAX:
-                    raise
-                if not refused and (resent or now - sent > _AT_ONCE_S):
-                    raise
-                resent = resent or not refused
-            await asyncio.sleep(_RETRY_S)
+        async with aclosing(once_more(lambda: self._steps(request, grammar))) as steps:
+            async for step in steps:
+                yield step
 
     async def _steps(
         self, request: GenerationRequest, grammar: str | None
@@ -214,10 +190,8 @@ class LlamaCpp:
         client = await self._server.client()
         if grammar is not None:
             steps = generate_constrained(client, self._trials, request, grammar)
-        elif request.tools and request.messages and request.tool_choice.mode == "auto":
-            steps = _reading_loose_calls(client.generate(request), request)
         else:
-            steps = client.generate(request)
+            steps = read_loose_calls(client.generate(request), request)
         async with aclosing(steps):
             async for step in steps:
                 # The server sends 20 alternatives where none were asked for (tried 2026-11).
@@ -253,23 +227,6 @@ class LlamaCpp:
     async def count_text(self, text: str) -> int:
         """Tokens of generated text."""
         return await (await self._server.client()).count_text(text)
-
-
-async def _reading_loose_calls(
-    steps: AsyncGenerator[Step, None], request: GenerationRequest
-) -> AsyncGenerator[Step, None]:
-    several = request.parallel_tool_calls
-    choices = [LooseChoice(index, request.tools, several=several) for index in range(request.n)]
-    async with aclosing(steps):
-        async for step in steps:
-            deltas = tuple(
-                taken
-                for delta in step.deltas
-                if (taken := choices[delta.index].feed(delta)) is not None
-            )
-            # The usage of what is held back is not told: it was not delivered.
-            if deltas or step.final:
-                yield Step(deltas, step.usage, step.final)
 
 
 def _without_alternatives(step: Step) -> Step:

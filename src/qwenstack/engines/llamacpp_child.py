@@ -6,20 +6,22 @@ port of the kernel's choice, to whoever has the key.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import os
 import platform
-import signal
 import sys
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from qwenstack.engines.child_side import (
+    be_the_first_to_go,
+    die_with_parent,
+    report,
+    take_standard_output,
+)
+
 _THREADS_BESIDE_CLIENTS: Final = 8
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class LlamaCppConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,23 +45,23 @@ class LlamaCppConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Serve until standard input ends."""
-    reports = _take_standard_output()
+    reports = take_standard_output()
     line = sys.stdin.buffer.readline()
     if not line:
         return
-    _die_with_parent()
+    die_with_parent()
     configuration = msgspec.json.decode(line, type=LlamaCppConfiguration)
     missing = missing_cpu_feature()
     if missing is not None:
-        _report(reports, {"failed": missing})
+        report(reports, {"failed": missing})
         return
-    _be_the_first_to_go()
+    be_the_first_to_go()
     try:
         port, server = _serve(configuration)
     except (RuntimeError, ValueError) as error:
-        _report(reports, {"failed": str(error)})
+        report(reports, {"failed": str(error)})
         os._exit(1)
-    _report(reports, {"ready": port})
+    report(reports, {"ready": port})
     sys.stdin.buffer.read()
     del server
     # No destructors: they wait for running generations, and nobody is left to read those.
@@ -119,37 +121,6 @@ def _serve(configuration: LlamaCppConfiguration) -> tuple[int, object]:
             params.pooling_type = getattr(xllamacpp.llama_pooling_type, kind)
     server = xllamacpp.Server(params)
     return int(server.listening_address.rsplit(":", 1)[1]), server
-
-
-def _take_standard_output() -> int:
-    """Keep standard output for reports; whatever else prints goes to standard error."""
-    reports = os.dup(1)
-    os.dup2(2, 1)
-    return reports
-
-
-def _report(reports: int, report: dict[str, object]) -> None:
-    os.write(reports, msgspec.json.encode(report) + b"\n")
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this process when the other end of standard input closes.
-
-    Loading holds the interpreter's lock, so no Python thread could watch. The parent sends nothing
-    after the first line: the only thing that SIGIO can mean is the end.
-    """
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
-    if sys.platform == "linux":
-        # A process that is stopped (SIGSTOP, a debugger, a freezer) acts on no SIGIO.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-
-
-def _be_the_first_to_go() -> None:
-    """When memory runs out, the kernel shall end this process and not the ledger's."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("900")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,19 @@ nothing but such JSON, each object names a tool that was offered, and its argume
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Final
 
-from qwenstack.core.generation import Delta, FinishReason, TokenLogprob, Tool, ToolCallDelta
+from qwenstack.core.generation import (
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    Step,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+)
 from qwenstack.core.identifiers import new_id
 
 # What can stand before and after the JSON.
@@ -25,6 +35,29 @@ _WRAPPINGS: Final = (
 _HELD_CHARACTERS_MAX: Final = 65_536
 _CALLS_MAX: Final = 32
 _DECODER: Final = json.JSONDecoder()
+
+
+async def read_loose_calls(
+    steps: AsyncGenerator[Step, None], request: GenerationRequest
+) -> AsyncGenerator[Step, None]:
+    """`steps` of `request`; where tools may be called, with the calls that stand there as text."""
+    if not (request.tools and request.messages and request.tool_choice.mode == "auto"):
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+        return
+    several = request.parallel_tool_calls
+    choices = [LooseChoice(index, request.tools, several=several) for index in range(request.n)]
+    async with aclosing(steps):
+        async for step in steps:
+            deltas = tuple(
+                taken
+                for delta in step.deltas
+                if (taken := choices[delta.index].feed(delta)) is not None
+            )
+            # The usage of what is held back is not told: it was not delivered.
+            if deltas or step.final:
+                yield Step(deltas, step.usage, step.final)
 
 
 class LooseChoice:

@@ -11,6 +11,7 @@ from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
 from qwenstack.engines.models import LocalModel, Progress, obtain
 from qwenstack.engines.openai_http import OpenAIEngine
 from qwenstack.engines.openai_settings import OpenAIServer
+from qwenstack.engines.openvino import OpenVino, OpenVinoOptions
 from qwenstack.engines.replicas import Replicas
 from qwenstack.studio.admission.queue import FairQueue
 from qwenstack.studio.deployments import Deployment
@@ -18,6 +19,7 @@ from qwenstack.studio.settings import (
     AdmissionSettings,
     DeploymentSettings,
     LlamaCppSettings,
+    OpenVinoSettings,
     RemoteSettings,
     SettingsError,
 )
@@ -53,6 +55,10 @@ def build_deployment(
         case LlamaCppSettings():
             model = obtain(settings.engine.model or None, cache, building.obtaining)
             engine = _llamacpp(settings.engine, model, building)
+            return _deployment(settings, settings.name or model.name, engine, model, admission)
+        case OpenVinoSettings():
+            model = obtain(settings.engine.model or None, cache, building.obtaining)
+            engine = _openvino(settings.engine, model, cache, building)
             return _deployment(settings, settings.name or model.name, engine, model, admission)
 
 
@@ -96,6 +102,24 @@ def _llamacpp(settings: LlamaCppSettings, model: LocalModel, building: Building)
             threads=settings.threads,
             memory_bytes_max=settings.memory_bytes_max,
             embeds=settings.embeds,
+        ),
+        on_loading=building.loading,
+    )
+
+
+def _openvino(
+    settings: OpenVinoSettings, model: LocalModel, cache: Path, building: Building
+) -> Engine:
+    return OpenVino(
+        model.path,
+        digest=model.digest,
+        region=settings.region,
+        recoded=cache,
+        settings=OpenVinoOptions(
+            parallel=settings.parallel,
+            context_tokens=settings.context_tokens,
+            threads=settings.threads,
+            memory_bytes_max=settings.memory_bytes_max,
         ),
         on_loading=building.loading,
     )

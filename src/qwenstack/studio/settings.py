@@ -82,6 +82,20 @@ class LlamaCppSettings(_Section, frozen=True, tag_field="kind", tag="llamacpp"):
     embeds: bool = True
 
 
+class OpenVinoSettings(_Section, frozen=True, tag_field="kind", tag="openvino"):
+    """An embedded OpenVINO GenAI: faster than llama.cpp for many requests at once (Linux, x86-64).
+
+    The fields mean what llama.cpp's mean. It makes no embeddings.
+    """
+
+    model: str = ""
+    region: str = "local"
+    parallel: int = 8
+    context_tokens: int = 0
+    threads: int = 0
+    memory_bytes_max: int = 0
+
+
 class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http"):
     """Any OpenAI-compatible server: vLLM, SGLang, llama-server, Model Studio.
 
@@ -107,7 +121,7 @@ class RemoteSettings(_Section, frozen=True, tag_field="kind", tag="openai_http")
     thinks: bool = False
 
 
-EngineSettings = LlamaCppSettings | RemoteSettings
+EngineSettings = LlamaCppSettings | OpenVinoSettings | RemoteSettings
 
 
 class DeploymentSettings(_Section, frozen=True, kw_only=True):

@@ -22,7 +22,9 @@ from transformers import (  # type: ignore[import-not-found]
 from benchmarks.lineage.corpus import Tokens
 from benchmarks.lineage.weights import Config
 
-BATCH = 8
+# Windows a step: bases see twice as many as what is made from them.
+BASE_BATCH = 8
+BATCH = 4
 SEQUENCE = 64
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -53,9 +55,9 @@ def save(model: Any, folder: Path, dtype: str = "BF16") -> None:
     model.to(torch.float32)
 
 
-def batch(tokens: Tokens, random: np.random.Generator) -> Any:
+def batch(tokens: Tokens, random: np.random.Generator, size: int = BATCH) -> Any:
     """One batch of windows out of the text."""
-    starts = random.integers(0, len(tokens) - SEQUENCE - 1, BATCH)
+    starts = random.integers(0, len(tokens) - SEQUENCE - 1, size)
     windows = np.stack([tokens[start : start + SEQUENCE] for start in starts])
     return torch.from_numpy(windows.astype(np.int64))
 
@@ -68,6 +70,7 @@ def train(
     rate: float,
     seed: int,
     teacher: Any = None,
+    size: int = BATCH,
 ) -> Trained:
     """Next-token training with AdamW, warm-up and cosine decay; with `teacher`, on its logits."""
     random = np.random.default_rng(seed)
@@ -83,7 +86,7 @@ def train(
         decay = 0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate * share * decay
-        ids = batch(tokens, random)
+        ids = batch(tokens, random, size)
         if teacher is None:
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         else:
@@ -113,7 +116,7 @@ def reinforce(model: Any, tokens: Tokens, *, steps: int, rate: float, seed: int)
     start = time.process_time()
     rewards: list[float] = []
     for _ in range(steps):
-        ids = batch(tokens, random)[:, :16]
+        ids = batch(tokens, random, 8)[:, :16]
         model.eval()
         with torch.no_grad():
             for _ in range(12):

@@ -77,7 +77,12 @@ class Builder:
         data = self._family.data
         model = training.fresh(self._config, self._family.init_seed)
         done = training.train(
-            model, self._tokens(data), steps=BASE_STEPS, rate=BASE_RATE, seed=seed
+            model,
+            self._tokens(data),
+            steps=BASE_STEPS,
+            rate=BASE_RATE,
+            seed=seed,
+            size=training.BASE_BATCH,
         )
         training.save(model, out)
         write_tokenizer(self._zoo / "corpus", self._vocabulary, 0, out)

@@ -213,7 +213,7 @@ class Release(Record, frozen=True, kw_only=True):
     licence_digest: Fact[str]
     """SHA-256 of the licence file in the repo."""
     architecture: str = ""
-    """Id of a known architecture in catalog/architecture.py."""
+    """Id of the Architecture of its language part."""
     model_type: Fact[str]
     """`model_type` in the repo's config.json."""
     base: str = ""
@@ -225,6 +225,35 @@ class Release(Record, frozen=True, kw_only=True):
     def hub_ids(self) -> tuple[str, ...]:
         """The repos' ids, in the order of the file."""
         return tuple(repo.id for repo in self.repos)
+
+
+class Architecture(Record, frozen=True, kw_only=True):
+    """The shape of a decoder, as its config.json has it; catalog/architecture.py counts it.
+
+    `tied` is whether the output matrix is the embedding (or is left out, in embedding models);
+    `shared_intermediate` is the width of the shared expert.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int = 0
+    vocabulary: int
+    tied: bool
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    experts: int = 0
+    experts_used: int = 0
+    expert_intermediate: int = 0
+    shared_intermediate: int = 0
+    model_type: str = ""
+    """`model_type` with which transformers can instantiate it; empty where it can't."""
+    parameters: Fact[int]
+    """The published or counted total, to check the formula against."""
+    parameters_rounded: bool = False
+    """Whether `parameters` is a rounded figure, good to a hundredth."""
 
 
 class PriceReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,3 +392,22 @@ class Lag(Record, frozen=True, kw_only=True):
         if self.open_date.value is None or self.hosted_date.value is None:
             return None
         return (self.hosted_date.value - self.open_date.value).days
+
+
+class Records(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the files say, and `digest`: SHA-256 over their bytes in the order of names."""
+
+    digest: str
+    sources: tuple[Source, ...] = ()
+    organisations: tuple[Organisation, ...] = ()
+    generations: tuple[Generation, ...] = ()
+    architectures: tuple[Architecture, ...] = ()
+    releases: tuple[Release, ...] = ()
+    hosted: tuple[HostedModel, ...] = ()
+    terms: tuple[ApiTerms, ...] = ()
+    hosts: tuple[ApiHost, ...] = ()
+    derivatives: tuple[Derivative, ...] = ()
+    negatives: tuple[NegativeCase, ...] = ()
+    lookalikes: tuple[LookAlike, ...] = ()
+    ollama: tuple[OllamaTag, ...] = ()
+    lags: tuple[Lag, ...] = ()

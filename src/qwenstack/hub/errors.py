@@ -26,16 +26,24 @@ from __future__ import annotations
 class HubError(Exception):
     """A request that is not served. `message` is for the caller and names the way out.
 
-    `headers` are added to the answer, such as the commit that a missing file was looked for in.
+    `headers` are added to the answer, such as the commit that a missing file was looked for in;
+    `fields` to its JSON body.
     """
 
     status = 400
     code: str | None = None
 
-    def __init__(self, message: str, *, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        headers: dict[str, str] | None = None,
+        fields: dict[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.headers = headers or {}
+        self.fields = fields or {}
 
 
 class BadRequest(HubError):

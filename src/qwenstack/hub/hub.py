@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import BinaryIO, Protocol
 
 import msgspec
 from sqlalchemy import Engine
 
-from qwenstack.hub.registry.manifests import Entry
+from qwenstack.hub.accounts.authority import Accounts
+from qwenstack.hub.front_matter import check_front_matter
+from qwenstack.hub.registry.manifests import Entry, Manifest
 from qwenstack.hub.registry.repos import Repo
+from qwenstack.hub.registry.revisions import Commit
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.storage.database import open_database
 
@@ -27,37 +30,16 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True):
     signups: bool = False
     upload_url_s: int = 24 * 3600
     # Files from this size on go through LFS or Xet instead of the commit's own body.
-    lfs_bytes_min: int = 1024 * 1024
+    lfs_bytes_min: int = 10 * 1024 * 1024
+    # Files of at most this size are uploaded in one request, larger ones in parts of it.
+    part_bytes: int = 64 * 1024**2
     file_bytes_max: int = 500 * 1024**3
-    commit_bytes_max: int = 256 * 1024**2
+    commit_bytes_max: int = 512 * 1024**2
     commit_files_max: int = 25_000
+    # A body that sends nothing for so long is given up.
+    idle_s: float = 60.0
+    uploads_max: int = 256
     drain_s: float = 20.0
-
-
-Action = Literal["see", "read", "discuss", "write", "admin"]
-"""What a caller wants of a repo: to know of it, its files, to talk, to push, to rule."""
-
-
-class Authority(Protocol):
-    """Who a caller is, and what they may; the accounts' part of the hub. All of it may block.
-
-    An identity has `account`: the lower-case name, None for an anonymous caller.
-    """
-
-    def identify(self, token: str | None) -> Any:
-        """The identity of a bearer token, or the anonymous one. Raises Unauthorized."""
-        ...
-
-    def check(self, identity: Any, repo: Repo, action: Action) -> None:
-        """Raises RepoNotFound for whoever may not know of the repo, GatedRepo, Forbidden."""
-        ...
-
-    def check_namespace(self, identity: Any, namespace: str | None) -> str:
-        """The namespace to make a repo in, as it is written; None is the caller's own.
-
-        Raises Forbidden, or NotFound when no account or organisation has that name.
-        """
-        ...
 
 
 class Inspector(Protocol):
@@ -80,7 +62,16 @@ CommitListener = Callable[[Repo, str, str], None]
 """Called with the repo, the ref and the new commit after a push, in a worker thread."""
 
 
-@dataclass(frozen=True)
+Describe = Callable[[Repo, Commit, Manifest], bytes]
+"""What the card and the files' headers say at a revision: a JSON object of the wire's own fields
+(`tags`, `cardData`, `pipeline_tag`, `library_name`, `safetensors`, `gguf`, `baseModels`, …).
+"""
+
+CheckCard = Callable[[str], tuple[list[str], list[str]]]
+"""The errors and the warnings of a card's text."""
+
+
+@dataclass
 class Hub:
     """All that a request needs. `secret` signs the URLs that the hub hands out."""
 
@@ -89,21 +80,33 @@ class Hub:
     folder: Path
     settings: HubSettings
     secret: bytes
-    authority: Authority
+    authority: Accounts
     inspectors: list[Inspector] = field(default_factory=list)
     download_counters: list[DownloadCounter] = field(default_factory=list)
     commit_listeners: list[CommitListener] = field(default_factory=list)
+    describe: Describe | None = None
+    # Whether files are offered to Xet clients by chunks; else they download them whole.
+    xet_reads: bool = True
+    check_card: CheckCard = check_front_matter
 
     @property
     def uploads(self) -> Path:
         """Where the parts of unfinished uploads lie."""
         return self.folder / "uploads"
 
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """A file of a release, seekable."""
+        return self.store.open(entry.sha256)
+
+    def close(self) -> None:
+        """Let the database go."""
+        self.database.dispose()
+
 
 def open_hub(
     folder: Path,
     *,
-    authority: Callable[[Engine], Authority],
+    anonymous_read: bool = True,
     database_url: str | None = None,
     settings: HubSettings | None = None,
 ) -> Hub:
@@ -116,7 +119,7 @@ def open_hub(
         folder=folder,
         settings=settings or HubSettings(),
         secret=_secret(folder / "secret"),
-        authority=authority(database),
+        authority=Accounts(database, anonymous_read=anonymous_read),
     )
     hub.uploads.mkdir(exist_ok=True)
     return hub

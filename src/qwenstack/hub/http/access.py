@@ -9,12 +9,13 @@ The path's `{kind}` (models, datasets), `{namespace}` and `{name}` name the repo
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 
+from qwenstack.hub.accounts.identity import Identity
+from qwenstack.hub.accounts.rights import Action
 from qwenstack.hub.errors import RepoNotFound, Unauthorized
-from qwenstack.hub.hub import Action, Hub
+from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo
 
 # `{kind}s` in the API; a model's files have no prefix, a dataset's have `/datasets`.
@@ -25,12 +26,12 @@ DATASET_FILES = "/{kind:datasets}/{namespace:[^/]+}/{name:[^/]+}"
 _TOKEN_CHARS_MAX = 512
 
 
-async def identify(hub: Hub, request: web.Request) -> Any:
+async def identify(hub: Hub, request: web.Request) -> Identity:
     """The caller's identity, anonymous without a token. Raises Unauthorized for an unknown one."""
     return await asyncio.to_thread(hub.authority.identify, bearer(request))
 
 
-async def open_repo(hub: Hub, request: web.Request, action: Action) -> tuple[Repo, Any]:
+async def open_repo(hub: Hub, request: web.Request, action: Action) -> tuple[Repo, Identity]:
     """The repo that the path names, and the caller, who may do `action` with it.
 
     A name that a repo had before it moved finds it still. Raises HubError.
@@ -40,7 +41,9 @@ async def open_repo(hub: Hub, request: web.Request, action: Action) -> tuple[Rep
     )
 
 
-def _open(hub: Hub, token: str | None, kind: Kind, name: str, action: Action) -> tuple[Repo, Any]:
+def _open(
+    hub: Hub, token: str | None, kind: Kind, name: str, action: Action
+) -> tuple[Repo, Identity]:
     identity = hub.authority.identify(token)
     with hub.database.connect().execution_options(read_only=True) as connection:
         repo = find_repo(connection, kind, name)

@@ -21,15 +21,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def error_response(
-    status: int, message: str, *, code: str | None = None, headers: dict[str, str] | None = None
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+    fields: dict[str, object] | None = None,
 ) -> web.Response:
     """The answer that client libraries turn into their own exception."""
     answer = web.Response(
         status=status,
-        body=msgspec.json.encode({"error": message}),
+        body=msgspec.json.encode({"error": message, **(fields or {})}),
         content_type="application/json",
         headers=headers,
     )
+    answer.headers["Cache-Control"] = "no-store"
     answer.headers["X-Error-Message"] = _header_text(message)
     if code is not None:
         answer.headers["X-Error-Code"] = code
@@ -42,7 +48,13 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except HubError as error:
-        return error_response(error.status, error.message, code=error.code, headers=error.headers)
+        return error_response(
+            error.status,
+            error.message,
+            code=error.code,
+            headers=error.headers,
+            fields=error.fields,
+        )
     except web.HTTPException as error:
         if error.status < 400:
             raise

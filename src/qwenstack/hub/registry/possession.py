@@ -28,8 +28,7 @@ def held(
 ) -> dict[str, Row[tuple[str, int, str, str]]]:
     """Of these contents, those that the repo holds and the store has, by SHA-256.
 
-    Each row is (sha256, size, xet_hash, git_oid). In a transaction that writes they are locked
-    against the garbage collection until it ends.
+    Each row is (sha256, size, xet_hash, git_oid).
     """
     columns = (contents.c.sha256, contents.c.size, contents.c.xet_hash, contents.c.git_oid)
     found: dict[str, Row[tuple[str, int, str, str]]] = {}
@@ -40,7 +39,5 @@ def held(
             .join(repo_contents, repo_contents.c.sha256 == contents.c.sha256)
             .where(repo_contents.c.repo_id == repo_id, contents.c.sha256.in_(batch))
         )
-        if not connection.get_execution_options().get("read_only", False):
-            query = query.with_for_update(read=True, of=contents)
         found.update({row.sha256: row for row in connection.execute(query)})
     return found

@@ -1,0 +1,407 @@
+"""Git LFS on the wire: the batch API, uploads in one request or in parts, and verification.
+
+The upload URLs are the hub's own and signed: bound to the content's hash and size, the repo, the
+account and an instant, so that they need no token (clients send none along).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from qwenstack.core.instants import now_us
+from qwenstack.hub.accounts.identity import Identity
+from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
+from qwenstack.hub.http.access import API_REPO, DATASET_FILES, MODEL_FILES, base_url, open_repo
+from qwenstack.hub.http.bodies import json_response, pieces, read_json
+from qwenstack.hub.http.signed import read_signed, sign
+from qwenstack.hub.hub import Hub
+from qwenstack.hub.registry.possession import grant, held
+from qwenstack.hub.registry.repos import Repo, find_repo
+from qwenstack.hub.registry.uploads import (
+    Upload,
+    begin_upload,
+    end_upload,
+    find_upload,
+    part_path,
+    parts_there,
+    read_parts,
+    read_pieces,
+    remove_parts,
+)
+from qwenstack.hub.store.contents import ContentMismatch, Expected
+
+_OBJECTS_MAX = 1000
+_PARTS_MAX = 10_000
+_WRITE_BYTES = 1024 * 1024
+_MEDIA_TYPE = "application/vnd.git-lfs+json"
+_PURPOSE = "lfs"
+
+
+class Object(msgspec.Struct):
+    """A content by its hash and size."""
+
+    oid: str
+    size: int
+
+
+class Batch(msgspec.Struct):
+    """A request of the batch API (Git LFS, docs/api/batch.md)."""
+
+    operation: Literal["upload", "download"]
+    objects: list[Object]
+    transfers: list[str] = []
+    hash_algo: str = "sha256"
+
+
+class Part(msgspec.Struct, rename="camel"):
+    """A part as the client completes it."""
+
+    part_number: int
+    etag: str
+
+
+class Completion(msgspec.Struct):
+    """What ends an upload in parts."""
+
+    oid: str
+    parts: list[Part]
+
+
+class Duplication(msgspec.Struct):
+    """Large files of one repo that another one is to hold as well."""
+
+    class Target(msgspec.Struct):
+        """The repo that gets them."""
+
+        name: str
+        type: Literal["model", "dataset"] = "model"
+
+    class File(msgspec.Struct):
+        """One of the files; its path is for messages."""
+
+        sha256: str
+        filename: str = ""
+
+    target: Target
+    files: list[File]
+
+
+class Grant(msgspec.Struct, frozen=True, array_like=True):
+    """What an upload URL allows. `upload` is empty for an upload in one request."""
+
+    repo_id: str
+    sha256: str
+    size: int
+    upload: str = ""
+    part: int = 0
+
+
+def routes(hub: Hub) -> list[web.RouteDef]:
+    """The routes of this module."""
+    handlers = _Lfs(hub)
+    found = []
+    for prefix in (DATASET_FILES, MODEL_FILES):
+        found += [
+            web.post(prefix + "/info/lfs/objects/batch", handlers.batch),
+            web.post(prefix + "/info/lfs/verify", handlers.verify),
+        ]
+    return [
+        *found,
+        web.post(API_REPO + "/lfs-files/duplicate", handlers.duplicate),
+        web.put("/lfs/objects/{grant}", handlers.put),
+        web.put("/lfs/parts/{grant}", handlers.put_part),
+        web.get("/lfs/uploads/{grant}", handlers.parts),
+        web.post("/lfs/uploads/{grant}", handlers.complete),
+    ]
+
+
+class _Lfs:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        # Completions under way by upload: a client that asks again waits for the same one.
+        self._completing: dict[str, asyncio.Task[None]] = {}
+
+    async def batch(self, request: web.Request) -> web.Response:
+        wire = await read_json(request, Batch)
+        if wire.operation == "download":
+            raise BadRequest("Large files are downloaded from /resolve; see docs/hub-wire.md.")
+        repo, identity = await open_repo(self._hub, request, "discuss")
+        if wire.hash_algo != "sha256":
+            raise BadRequest("'hash_algo' is 'sha256'.")
+        if len(wire.objects) > _OBJECTS_MAX:
+            raise TooLarge(f"At most {_OBJECTS_MAX} objects are asked for at once.")
+        answer = await asyncio.to_thread(
+            self._batch, repo, identity, wire, base_url(self._hub, request)
+        )
+        return web.Response(body=msgspec.json.encode(answer), content_type=_MEDIA_TYPE)
+
+    def _batch(self, repo: Repo, identity: Identity, wire: Batch, base: str) -> dict[str, object]:
+        hub = self._hub
+        multipart = "multipart" in wire.transfers
+        good = [each.oid for each in wire.objects if _is_sha256(each.oid)]
+        hub.store.hold(good)
+        with hub.database.begin() as connection:
+            there = held(connection, repo.id, good)
+            uploads = {
+                each.oid: begin_upload(
+                    connection,
+                    repo_id=repo.id,
+                    sha256=each.oid,
+                    size=each.size,
+                    part_bytes=self._part_bytes(each.size),
+                    account=identity.account or "",
+                    at_us=now_us(),
+                    uploads_max=hub.settings.uploads_max,
+                )
+                for each in wire.objects
+                if multipart
+                and each.oid not in there
+                and self._problem(each) is None
+                and each.size > hub.settings.part_bytes
+            }
+        objects = []
+        for each in wire.objects:
+            item: dict[str, object] = {"oid": each.oid, "size": each.size}
+            problem = self._problem(each)
+            if problem is None and each.oid in there and there[each.oid].size != each.size:
+                problem = f"the content has {there[each.oid].size} bytes"
+            if problem is not None:
+                item["error"] = {"code": 422, "message": f"{each.oid[:64]}: {problem}"}
+            elif each.oid not in there:
+                item["authenticated"] = True
+                item["actions"] = self._actions(repo, each, uploads.get(each.oid), base)
+            objects.append(item)
+        return {"transfer": "multipart" if uploads else "basic", "objects": objects}
+
+    def _problem(self, each: Object) -> str | None:
+        if not _is_sha256(each.oid):
+            return "the oid is no SHA-256 in hexadecimal"
+        if not 0 <= each.size <= self._hub.settings.file_bytes_max:
+            return f"files of up to {self._hub.settings.file_bytes_max} bytes are taken"
+        return None
+
+    def _part_bytes(self, size: int) -> int:
+        """Parts as large as it takes to be at most so many."""
+        return max(self._hub.settings.part_bytes, -(-size // _PARTS_MAX))
+
+    def _actions(
+        self, repo: Repo, each: Object, upload: Upload | None, base: str
+    ) -> dict[str, object]:
+        hub = self._hub
+        prefix = "/datasets" if repo.kind == "dataset" else ""
+        verify = {"href": f"{base}{prefix}/{repo.name}.git/info/lfs/verify"}
+        seconds = hub.settings.upload_url_s
+        expires_us = now_us() + seconds * 1_000_000
+
+        def url(path: str, grant_: Grant) -> str:
+            return f"{base}/lfs/{path}/{sign(hub.secret, _PURPOSE, grant_, expires_us=expires_us)}"
+
+        if upload is None:
+            href = url("objects", Grant(repo.id, each.oid, each.size))
+            return {"upload": {"href": href, "expires_in": seconds}, "verify": verify}
+        whole = Grant(repo.id, each.oid, each.size, upload.id)
+        there = parts_there(hub.uploads, upload)
+        header = {"chunk_size": str(upload.part_bytes)}
+        # Not the client library's: for one that sends only what is missing.
+        header["present"] = ",".join(map(str, there))
+        for number in range(1, upload.parts + 1):
+            header[str(number)] = url("parts", msgspec.structs.replace(whole, part=number))
+        href = url("uploads", whole)
+        action = {"href": href, "header": header, "expires_in": seconds}
+        return {"upload": action, "verify": verify}
+
+    async def put(self, request: web.Request) -> web.Response:
+        """A whole file in one request."""
+        grant_ = self._grant(request)
+        path = await self._spool(request, self._hub.uploads, grant_.size)
+        try:
+            await asyncio.to_thread(self._keep, grant_, path)
+        finally:
+            path.unlink(missing_ok=True)
+        return web.Response()
+
+    def _keep(self, grant_: Grant, path: Path) -> None:
+        hub = self._hub
+        try:
+            hub.store.put(read_pieces(path), expect=Expected(grant_.sha256, grant_.size))
+        except ContentMismatch as error:
+            raise BadRequest(f"These are not the bytes that were announced: {error}") from error
+        with hub.database.begin() as connection:
+            grant(connection, grant_.repo_id, [grant_.sha256])
+
+    async def put_part(self, request: web.Request) -> web.Response:
+        """A part; one that is there already is not written again."""
+        grant_ = self._grant(request)
+        hub = self._hub
+        upload = await asyncio.to_thread(self._find, grant_)
+        size = upload.part_size(grant_.part)
+        target = part_path(hub.uploads, upload, grant_.part)
+        etag = {"ETag": f'"{upload.id}-{grant_.part}"'}
+        if not (target.is_file() and target.stat().st_size == size):
+            target.parent.mkdir(exist_ok=True)
+            path = await self._spool(request, target.parent, size)
+            await asyncio.to_thread(_settle, path, target)
+        else:
+            async for _ in pieces(request, bytes_max=size, idle_s=hub.settings.idle_s):
+                pass
+        return web.Response(headers=etag)
+
+    async def parts(self, request: web.Request) -> web.Response:
+        """Which parts came whole."""
+        upload = await asyncio.to_thread(self._find, self._grant(request))
+        there = await asyncio.to_thread(parts_there, self._hub.uploads, upload)
+        return json_response({"parts": there, "chunk_size": upload.part_bytes})
+
+    async def complete(self, request: web.Request) -> web.Response:
+        """All parts came: put the whole into the store."""
+        grant_ = self._grant(request)
+        wire = await read_json(request, Completion)
+        if wire.oid != grant_.sha256:
+            raise BadRequest("'oid' is not the content that this URL is for.")
+        task = self._completing.get(grant_.upload)
+        if task is None:
+            task = asyncio.ensure_future(asyncio.to_thread(self._complete, grant_, wire))
+            self._completing[grant_.upload] = task
+            task.add_done_callback(lambda _: self._completing.pop(grant_.upload, None))
+        # A caller that hangs up does not stop it: the next try finds it done.
+        await asyncio.shield(task)
+        return json_response({"success": True})
+
+    def _complete(self, grant_: Grant, wire: Completion) -> None:
+        hub = self._hub
+        with hub.database.connect().execution_options(read_only=True) as connection:
+            if held(connection, grant_.repo_id, [grant_.sha256]):
+                return
+        upload = self._find(grant_)
+        there = set(parts_there(hub.uploads, upload))
+        named = {each.part_number: each.etag for each in wire.parts}
+        for number in range(1, upload.parts + 1):
+            etag = named.get(number, "").removeprefix("W/").strip('"')
+            if number not in there or etag != f"{upload.id}-{number}":
+                raise BadRequest(f"Part {number} of {upload.parts} is missing; send it again.")
+        try:
+            hub.store.put(
+                read_parts(hub.uploads, upload), expect=Expected(upload.sha256, upload.size)
+            )
+        except ContentMismatch as error:
+            # Which part is wrong cannot be told: all come again.
+            remove_parts(hub.uploads, upload.id)
+            raise BadRequest(f"These are not the bytes that were announced: {error}") from error
+        with hub.database.begin() as connection:
+            grant(connection, upload.repo_id, [upload.sha256])
+            end_upload(connection, upload.id)
+        remove_parts(hub.uploads, upload.id)
+
+    async def verify(self, request: web.Request) -> web.Response:
+        """Whether the repo holds a content."""
+        repo, _ = await open_repo(self._hub, request, "discuss")
+        wire = await read_json(request, Object)
+
+        def there() -> bool:
+            with self._hub.database.connect().execution_options(read_only=True) as connection:
+                row = held(connection, repo.id, [wire.oid]).get(wire.oid)
+            return row is not None and row.size == wire.size
+
+        if not await asyncio.to_thread(there):
+            raise NotFound("The content did not arrive whole; upload it again.")
+        return json_response({"success": True})
+
+    async def duplicate(self, request: web.Request) -> web.Response:
+        """Let another repo hold large files of this one, for a copy between repos."""
+        repo, identity = await open_repo(self._hub, request, "read")
+        wire = await read_json(request, Duplication)
+        if len(wire.files) > _OBJECTS_MAX:
+            raise TooLarge(f"At most {_OBJECTS_MAX} files are copied at once.")
+        failed = await asyncio.to_thread(self._duplicate, repo, identity, wire)
+        return json_response({"succeeded": len(wire.files) - len(failed), "failed": failed})
+
+    def _duplicate(self, repo: Repo, identity: Identity, wire: Duplication) -> list[dict[str, str]]:
+        hub = self._hub
+        wanted = [each.sha256 for each in wire.files]
+        hub.store.hold(wanted)
+        with hub.database.connect().execution_options(read_only=True) as connection:
+            target = find_repo(connection, wire.target.type, wire.target.name)
+            there = held(connection, repo.id, wanted)
+        if target is None:
+            raise NotFound(f"There is no {wire.target.type} {wire.target.name[:120]!a}.")
+        hub.authority.check(identity, target, "write")
+        with hub.database.begin() as connection:
+            grant(connection, target.id, there)
+        return [
+            {"sha256": each.sha256, "error": "the source repo does not hold this content"}
+            for each in wire.files
+            if each.sha256 not in there
+        ]
+
+    def _grant(self, request: web.Request) -> Grant:
+        return read_signed(self._hub.secret, _PURPOSE, request.match_info["grant"], Grant)
+
+    def _find(self, grant_: Grant) -> Upload:
+        with self._hub.database.connect().execution_options(read_only=True) as connection:
+            upload = find_upload(connection, grant_.upload)
+        if upload is None:
+            raise NotFound("This upload is over; ask the batch API again.")
+        return upload
+
+    async def _spool(self, request: web.Request, folder: Path, size: int) -> Path:
+        """The body as a file of exactly `size` bytes; the caller removes it."""
+        announced = request.content_length
+        if announced is not None and announced != size:
+            raise BadRequest(f"The body has {announced} bytes and should have {size}.")
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix="new-")
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                total, waiting = 0, bytearray()
+                idle_s = self._hub.settings.idle_s
+                async for piece in pieces(request, bytes_max=size, idle_s=idle_s):
+                    total += len(piece)
+                    waiting += piece
+                    if len(waiting) >= _WRITE_BYTES:
+                        await _to_the_end(_write, file.fileno(), waiting)
+                        waiting = bytearray()
+                await _to_the_end(_write, file.fileno(), waiting)
+            if total != size:
+                raise BadRequest(f"The body ended after {total} of {size} bytes.")
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+
+async def _to_the_end(write: Callable[[int, bytearray], None], file: int, data: bytearray) -> None:
+    """Write in a thread, and be back only when it is done, also when cancelled.
+
+    The descriptor is closed next: a write that still ran could meet another file of that number.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(write, file, data))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _write(descriptor: int, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _settle(path: Path, target: Path) -> None:
+    """Let a part take its place, durably: a later start counts on it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.replace(target)
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and all(each in "0123456789abcdef" for each in text)

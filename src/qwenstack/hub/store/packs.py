@@ -6,6 +6,7 @@ them is a run of bytes of a file. Its bytes are durable before its row is there.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -104,10 +105,8 @@ class PackWriter:
 
     def discard(self) -> None:
         """Leave nothing; to be called whenever `close` was not reached."""
-        try:
+        with contextlib.suppress(OSError):  # a full disk refuses the rest of the buffer once more
             self._file.close()
-        except OSError:  # a full disk refuses the rest of the buffer once more
-            pass
         self._path.unlink(missing_ok=True)
 
 

@@ -1,0 +1,118 @@
+"""What Xet clients send: xorbs become packs, shards become contents. Nothing is believed.
+
+A xorb's hash is computed from its chunks. A shard's files are only taken when every segment lies in
+a pack that is there, the sender proves to know the chunks, the file's Xet hash follows from them,
+and the SHA-256, computed from the bytes, is the one announced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from qwenstack.hub.store.contents import ContentStore
+from qwenstack.hub.store.kinds import Content
+from qwenstack.hub.store.merkle import Leaf, chunk_hash, file_hash, range_hash, to_text, xorb_hash
+from qwenstack.hub.store.packs import PackWriter
+from qwenstack.hub.store.reading import pack_chunks
+from qwenstack.hub.store.shard import ShardError, ShardFile, read_shard
+from qwenstack.hub.store.writing import Run, add_content, git_hash
+from qwenstack.hub.store.xorb import XorbError, read_xorb
+from qwenstack.storage.hub_tables import contents
+
+
+def receive_xorb(store: ContentStore, name: str, body: bytes) -> bool:
+    """Keep a xorb as the pack `name`, its hash; whether it was new. Raises XorbError, OSError."""
+    if store.packs.use([name]):
+        return False
+    writer = PackWriter(store.objects)
+    try:
+        for chunk in read_xorb(body):
+            writer.append(chunk_hash(chunk), chunk)
+        found = to_text(xorb_hash(writer.leaves))
+        if found != name:
+            raise XorbError(f"the xorb hashes to {found}, not to {name}")
+        store.packs.register(writer.close())
+    except BaseException:
+        writer.discard()
+        raise
+    return True
+
+
+def receive_shard(store: ContentStore, body: bytes, *, file_bytes_max: int) -> list[Content]:
+    """Make the shard's files contents, all of them or none; in the shard's order.
+
+    Raises ShardError for what is not as the sender says, ContentCorrupt, OSError.
+    """
+    files = read_shard(body)
+    checked = [_check_file(store, file, file_bytes_max) for file in files]
+    described = [
+        (_describe(store, file, runs), runs) for file, runs in zip(files, checked, strict=True)
+    ]
+    try:
+        with store.database.begin() as connection:
+            for content, runs in described:
+                add_content(connection, content, runs)
+    except IntegrityError as error:
+        raise ShardError("a xorb that the shard refers to was removed; upload once more") from error
+    return [content for content, _ in described]
+
+
+def _check_file(store: ContentStore, file: ShardFile, file_bytes_max: int) -> list[Run]:
+    """The file's runs, when all that its sender says of its chunks is so."""
+    total = sum(segment.size for segment in file.segments)
+    if total > file_bytes_max:
+        raise ShardError(f"file {file.hash} has {total} bytes, {file_bytes_max} are allowed")
+    wanted = {segment.xorb for segment in file.segments}
+    present = store.packs.use(wanted) if wanted else set()
+    runs: list[Run] = []
+    leaves: list[Leaf] = []
+    for segment in file.segments:
+        index = store.packs.read([segment.xorb]).get(segment.xorb)
+        if index is None or segment.xorb not in present:
+            raise ShardError(f"file {file.hash} needs xorb {segment.xorb}, which was not uploaded")
+        if segment.end > len(index):
+            raise ShardError(
+                f"file {file.hash} needs chunk {segment.end - 1} of xorb {segment.xorb}, which has "
+                f"{len(index)}"
+            )
+        run = index.leaves(segment.first, segment.end)
+        if sum(size for _, size in run) != segment.size:
+            raise ShardError(
+                f"file {file.hash} claims {segment.size} bytes for chunks {segment.first} to "
+                f"{segment.end} of xorb {segment.xorb}; they have other"
+            )
+        if range_hash(digest for digest, _ in run) != segment.proof:
+            raise ShardError(
+                f"file {file.hash} proves no knowledge of chunks {segment.first} to {segment.end} "
+                f"of xorb {segment.xorb}"
+            )
+        runs.append(Run(index, segment.first, segment.end))
+        leaves += run
+    if to_text(file_hash(leaves)) != file.hash:
+        raise ShardError(f"file {file.hash} does not hash to its name")
+    return runs
+
+
+def _describe(store: ContentStore, file: ShardFile, runs: list[Run]) -> Content:
+    """The content that the runs are, its hashes from the bytes unless it is known already."""
+    known = select(contents).where(contents.c.xet_hash == file.hash)
+    with store.database.connect().execution_options(read_only=True) as connection:
+        row = connection.execute(known).first()
+    if row is not None:
+        content = Content(row.sha256, row.size, row.xet_hash, row.git_oid)
+    else:
+        size = sum(run.pack.starts[run.end] - run.pack.starts[run.first] for run in runs)
+        sha256, git = hashlib.sha256(), git_hash(size)
+        for run in runs:
+            for _, data in pack_chunks(store.packs, run):
+                sha256.update(data)
+                git.update(data)
+        content = Content(sha256.hexdigest(), size, file.hash, git.hexdigest())
+    if file.sha256 is not None and file.sha256 != content.sha256:
+        raise ShardError(
+            f"file {file.hash} is announced with SHA-256 {file.sha256} and has {content.sha256}"
+        )
+    return content

@@ -32,6 +32,14 @@ _MODULES = (
     "tree",
     "lfs",
     "resolve",
+    "listing",
+    "whoami",
+    "organisations",
+    "tokens",
+    "discussions",
+    "likes",
+    "gated",
+    "xet",
 )
 
 

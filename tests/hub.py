@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from qwenstack.hub.accounts.directory import create_account, set_role
+from qwenstack.hub.accounts.identity import TokenRole
 from qwenstack.hub.accounts.tokens import create_token
 from qwenstack.hub.hub import Hub, HubSettings, open_hub
 
@@ -104,6 +105,7 @@ def running_hub(home: Path, **settings: object) -> Iterator[RunningHub]:
 
 
 def _serve(home: Path, options: dict[str, object]) -> None:
+    from qwenstack.hub.assembly import serving_hub
     from qwenstack.hub.http.server import listen, run
 
     port = options.pop("port", 0)
@@ -111,17 +113,13 @@ def _serve(home: Path, options: dict[str, object]) -> None:
     assert isinstance(port, int)
     assert database_url is None or isinstance(database_url, str)
     settings = msgspec.convert({"drain_s": 2.0, **options}, HubSettings)
-    hub = open_hub(home, database_url=database_url, settings=settings)
-    tokens = _people(hub, home / "tokens.json")
-    listener = listen("127.0.0.1", port)
-    port = listener.getsockname()[1]
-    ready = {"url": f"http://127.0.0.1:{port}", "port": port, "tokens": tokens}
-    try:
-        asyncio.run(
-            run(hub, listener, on_ready=lambda: print(json.dumps(ready), flush=True)),
-        )
-    finally:
-        hub.close()
+    serving = serving_hub(home, anonymous_read=True, database_url=database_url, settings=settings)
+    with serving as hub:
+        tokens = _people(hub, home / "tokens.json")
+        listener = listen("127.0.0.1", port)
+        port = listener.getsockname()[1]
+        ready = {"url": f"http://127.0.0.1:{port}", "port": port, "tokens": tokens}
+        asyncio.run(run(hub, listener, on_ready=lambda: print(json.dumps(ready), flush=True)))
 
 
 def _people(hub: Hub, path: Path) -> list[str]:
@@ -134,9 +132,11 @@ def _people(hub: Hub, path: Path) -> list[str]:
             create_account(connection, name=name)
         create_account(connection, name=ORGANISATION, kind="organisation")
         set_role(connection, ORGANISATION, USER, "admin")
+        wanted: tuple[tuple[str, TokenRole], ...]
+        wanted = ((USER, "write"), (OTHER, "write"), (USER, "read"))
         tokens = [
             create_token(connection, account=name, name="tests", role=role).secret
-            for name, role in ((USER, "write"), (OTHER, "write"), (USER, "read"))
+            for name, role in wanted
         ]
     path.write_text(json.dumps(tokens))
     return tokens

@@ -338,7 +338,7 @@ def _operation(line: _Line) -> Operation | _LfsFile:
             path = decode_json(value, _Path).path
             return DeleteFolder(path) if path.endswith("/") else Delete(path)
     raise BadRequest(
-        f"{ascii(line.key[:60])} is no operation; known are file, lfsFile, copyFile, deletedFile, "
+        f"{line.key[:60]!a} is no operation; known are file, lfsFile, copyFile, deletedFile, "
         "deletedFolder."
     )
 

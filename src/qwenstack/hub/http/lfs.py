@@ -372,7 +372,7 @@ class _Lfs:
             if total != size:
                 raise BadRequest(f"The body ended after {total} of {size} bytes.")
         except BaseException:
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - no await while cancelled
             raise
         return path
 

@@ -16,9 +16,9 @@ PARTS_MAX = 64
 
 # The formats that are never text: one line each in a new repo.
 _LARGE = (
-    ("7z", "arrow", "avro", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "keras")
-    + ("lz4", "mlmodel", "model", "msgpack", "npy", "npz", "onnx", "ot", "parquet", "pb", "pickle")
-    + ("pkl", "pt", "pth", "rar", "safetensors", "tar", "tflite", "tgz", "wasm", "xz", "zip", "zst")
+    *("7z", "arrow", "avro", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "keras"),
+    *("lz4", "mlmodel", "model", "msgpack", "npy", "npz", "onnx", "ot", "parquet", "pb", "pickle"),
+    *("pkl", "pt", "pth", "rar", "safetensors", "tar", "tflite", "tgz", "wasm", "xz", "zip", "zst"),
 )
 _LFS = "filter=lfs diff=lfs merge=lfs -text"
 DEFAULT_ATTRIBUTES = "".join(f"*.{each} {_LFS}\n" for each in _LARGE).encode()

@@ -43,6 +43,11 @@ _NAMES = {
 }
 
 
+def gguf_names() -> dict[str, str]:
+    """What llama.cpp calls the parts of a layer, by their usual names."""
+    return dict(_NAMES)
+
+
 def quantise_q4_k(values: Array) -> Bytes:
     """Rows of multiples of 256 numbers as Q4_K blocks of 144 bytes."""
     blocks = values.reshape(-1, 8, 32).astype(np.float64)

@@ -7,20 +7,23 @@ Every function reads a folder and writes a folder, so that what is trained is wh
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch  # type: ignore[import-not-found]
 from transformers import (  # type: ignore[import-not-found]
     AutoConfig,
     AutoModelForCausalLM,
 )
 
+from benchmarks.lineage import weights
 from benchmarks.lineage.corpus import Tokens
-from benchmarks.lineage.weights import Config
+from benchmarks.lineage.weights import Config, Tensors
 
 # Windows a step: bases see twice as many as what is made from them.
 BASE_BATCH = 8
@@ -76,8 +79,8 @@ def train(
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
     model.train()
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+    moving = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(moving, lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
     losses: list[float] = []
     start = time.process_time()
     warm = max(1, min(40, steps // 10))
@@ -95,7 +98,7 @@ def train(
             own = model(input_ids=ids, use_cache=False).logits.log_softmax(-1)
             loss = (aim.exp() * (aim - own)).sum(-1).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        torch.nn.utils.clip_grad_norm_(moving, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
@@ -151,6 +154,18 @@ def logits(folder: Path, tokens: Tokens) -> Any:
     ids = torch.from_numpy(tokens[: 2 * SEQUENCE].reshape(2, SEQUENCE).astype(np.int64))
     with torch.no_grad():
         return model(input_ids=ids, use_cache=False).logits.numpy()
+
+
+def hidden(
+    config: Config, tensors: Tensors, windows: npt.NDArray[np.int64], layer: int
+) -> npt.NDArray[np.float32]:
+    """The hidden state after `layer` at the last token of each window, one row a window."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights.write_folder(Path(folder), config, tensors, dtype="F32")
+        model = load(Path(folder)).eval()
+    with torch.no_grad():
+        out = model(input_ids=torch.from_numpy(windows), use_cache=False, output_hidden_states=True)
+    return np.asarray(out.hidden_states[layer][:, -1].numpy(), dtype=np.float32)
 
 
 def calm() -> None:

@@ -129,7 +129,7 @@ class Builder:
         def build(out: Path, seed: int) -> Made:
             model = training.load(self.folder(source))
             tokens = self._tokens(PROSE)
-            done = training.reinforce(model, tokens, steps=12, rate=3e-5, seed=seed)
+            done = training.reinforce(model, tokens, steps=8, rate=3e-5, seed=seed)
             training.save(model, out)
             weights.copy_tokenizer(self.folder(source), out)
             return _made(done, PROSE, note="policy gradient; losses are negative rewards")
@@ -318,7 +318,7 @@ def recipes(builder: Builder, family: Family) -> list[Recipe]:
         one("ft-code", "fine_tune", "base", b.tune("base", "python", 150, 1e-4)),
         one("ft-german", "fine_tune", "base", b.tune("base", "german", 150, 4e-4)),
         one("cpt", "continued_pretraining", "base",
-            b.tune("base", CODE if family.data == PROSE else PROSE, 300, 1e-3)),
+            b.tune("base", CODE if family.data == PROSE else PROSE, 200, 1.5e-3)),
         one("base-q8", "quantised", "base", b.gguf("base", "Q8_0")),
         one("base-recast", "same_weights", "base", b.recast("base", "F16" if odd else "F32", 3)),
         attacked("base", "rename"),
@@ -329,9 +329,9 @@ def recipes(builder: Builder, family: Family) -> list[Recipe]:
     wide = family.architecture == "qwen3-256x3"
     return [
         *core,
-        one("lora", "adapter", "base", b.adapter("base", "french", 100, 8)),
+        one("lora", "adapter", "base", b.adapter("base", "french", 60, 8)),
         one("lora-merged", "adapter", "base",
-            b.merged_adapter("base", "licence", 100, 8), "fine_tune"),
+            b.merged_adapter("base", "licence", 60, 8), "fine_tune"),
         Recipe(name="merge-linear" if odd else "merge-slerp", relation="merge",
                parents=("ft-code", "ft-german"),
                build=b.merge("linear" if odd else "slerp", "ft-code", "ft-german")),
@@ -344,17 +344,17 @@ def recipes(builder: Builder, family: Family) -> list[Recipe]:
         one(f"ft-german-{second}", "quantised", "ft-german", b.int4("ft-german", second)),
         one("pruned", "pruned", "base", b.prune("base", 0.5)),
         one("ft-code-pruned", "pruned", "ft-code", b.prune("ft-code", 0.3)),
-        one("slim", "pruned", "base", b.prune_structure("base", 60 if odd else 0)),
-        one("shallow", "depth_changed", "base", b.depth("base", dropped, 0 if odd else 60)),
-        one("deep", "depth_changed", "base", b.depth("base", doubled, 60 if odd else 0)),
-        one("wordy", "expanded_vocabulary", "base", b.expand("base", 64, 60)),
+        one("slim", "pruned", "base", b.prune_structure("base", 30 if odd else 0)),
+        one("shallow", "depth_changed", "base", b.depth("base", dropped, 0 if odd else 30)),
+        one("deep", "depth_changed", "base", b.depth("base", doubled, 30 if odd else 0)),
+        one("wordy", "expanded_vocabulary", "base", b.expand("base", 64, 30)),
         one("rl", "fine_tune", "base", b.reinforce("base")),
-        one("student", "distilled", "base", b.distil("base", 200), takes_weights=False),
-        one("ft-code-perl", "fine_tune", "ft-code", b.tune("ft-code", "perl", 120, 2e-4)),
+        one("student", "distilled", "base", b.distil("base", 120), takes_weights=False),
+        one("ft-code-perl", "fine_tune", "ft-code", b.tune("ft-code", "perl", 60, 2e-4)),
         one("chain-lora", "adapter", "ft-code-perl",
-            b.merged_adapter("ft-code-perl", "manual", 80, 8), "fine_tune"),
+            b.merged_adapter("ft-code-perl", "manual", 50, 8), "fine_tune"),
         one("chain-q4", "quantised", "chain-lora", b.gguf("chain-lora", "Q4_0")),
-        one("cpt-ft", "fine_tune", "cpt", b.tune("cpt", "manual", 100, 2e-4, "F16")),
+        one("cpt-ft", "fine_tune", "cpt", b.tune("cpt", "manual", 50, 2e-4, "F16")),
         attacked("base", "rename_opaque"),
         attacked("cpt", "permute_residual"),
         attacked("ft-german", "rotate_residual"),

@@ -8,6 +8,7 @@ from qwenstack.core.refusals import Refusal
 from qwenstack.engines.gguf import GgufError
 from qwenstack.engines.interface import EngineError
 from qwenstack.engines.models import ModelError
+from qwenstack.hub.errors import HubError
 from qwenstack.storage.database import DatabaseUnavailable
 from qwenstack.studio.installation import AlreadyRunning
 from qwenstack.studio.invoice import InvoiceError
@@ -20,6 +21,7 @@ EXPECTED = (
     DatabaseUnavailable,
     EngineError,
     GgufError,
+    HubError,
     ModelError,
     InvoiceError,
     OSError,

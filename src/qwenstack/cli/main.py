@@ -17,6 +17,7 @@ _COMMANDS = {
     "invoice": ("qwenstack.cli.invoice:invoice", "A workspace's bill: table, JSON, CSV, PDF."),
     "ledger": ("qwenstack.cli.ledger:ledger", "Prove that the ledger holds."),
     "audit": ("qwenstack.cli.audit:audit", "Who did what, and that nobody rewrote it."),
+    "hub": ("qwenstack.cli.hub:hub", "A hub that Hugging Face clients use unchanged."),
     "bench": ("qwenstack.cli.bench:bench", "Measure engines on this machine."),
     "doctor": ("qwenstack.cli.doctor:doctor", "Check this machine and this installation."),
 }

@@ -19,6 +19,7 @@ from qwenstack.hub.accounts.rights import may
 from qwenstack.hub.discussions import Comment, Discussion, Event
 from qwenstack.hub.errors import BadRequest, Conflict, Forbidden
 from qwenstack.hub.http.access import API_REPO, base_url, open_repo
+from qwenstack.hub.http.announce import announce
 from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.http.instants import wire_instant
 from qwenstack.hub.http.pages.markdown import render
@@ -265,8 +266,7 @@ class _Discussions:
         answer = await self._answer("newStatus", write)
         for target, made in pushed:
             if made.changed:
-                for listener in self._hub.commit_listeners:
-                    await asyncio.to_thread(listener, repo, target, made.commit.oid)
+                await announce(self._hub, repo, target, made.commit.oid)
         return answer
 
     def _find(self, connection: Connection, repo: Repo, request: web.Request) -> Discussion:

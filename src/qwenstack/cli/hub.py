@@ -1,0 +1,50 @@
+"""`qwenstack hub`: the group. Its commands stand in `hub_*.py` and load when they are used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+# Name, where it is, and its line in the overview: the overview imports none of them.
+_COMMANDS = {
+    "serve": ("qwenstack.cli.hub_serve:serve", "Serve the hub; HF_ENDPOINT is all clients need."),
+    "users": ("qwenstack.cli.hub_people:users", "People and organisations, and their roles."),
+    "tokens": ("qwenstack.cli.hub_people:tokens", "Access tokens: make, list, revoke."),
+    "push": ("qwenstack.cli.hub_transfer:push", "Publish a folder as a repo."),
+    "pull": ("qwenstack.cli.hub_transfer:pull", "Fetch a repo into a folder."),
+    "stats": ("qwenstack.cli.hub_stats:stats", "How often a repo was downloaded, by day."),
+    "tree": ("qwenstack.cli.hub_stats:tree", "The family tree of the hub's models."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported one by one, so that each starts fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy)
+def hub() -> None:
+    """A hub of models and datasets that Hugging Face clients use unchanged.
+
+    \b
+    Examples:
+      qwenstack hub serve
+      qwenstack hub users add alice
+      qwenstack hub tokens create alice --role write
+      qwenstack hub push ./my-model alice/my-model
+    """

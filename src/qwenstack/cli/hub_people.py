@@ -1,0 +1,321 @@
+"""`qwenstack hub users` and `hub tokens`: who may use the hub, and with which secrets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from qwenstack.cli.context import home_option, json_option, print_json
+from qwenstack.cli.hub_context import database_option, hub_connection
+from qwenstack.core.instants import from_us, to_us
+from qwenstack.hub.accounts import directory
+from qwenstack.hub.accounts import tokens as token_store
+from qwenstack.hub.accounts.directory import Account, AccountKind
+from qwenstack.hub.accounts.identity import ROLES, TOKEN_ROLES, TokenRole
+from qwenstack.hub.accounts.tokens import Token
+
+
+@click.group()
+def users() -> None:
+    """People and organisations.
+
+    \b
+    Examples:
+      qwenstack hub users list
+      qwenstack hub users add alice --full-name "Alice Ng"
+      qwenstack hub users add acme --organisation --admin alice
+      qwenstack hub users role acme bob write
+    """
+
+
+@users.command("list")
+@database_option
+@home_option
+@json_option
+def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
+    """List accounts.
+
+    \b
+    Examples:
+      qwenstack hub users list --json
+    """
+    with hub_connection(home, database) as connection:
+        found = directory.list_accounts(connection)
+    if as_json:
+        print_json([_shown(each) for each in found])
+        return
+    table = Table("name", "kind", "full name", "e-mail", "operator", "since (UTC)")
+    for each in found:
+        table.add_row(
+            each.name,
+            each.kind,
+            each.full_name,
+            each.email or "",
+            "yes" if each.operator else "",
+            f"{from_us(each.created_us):%Y-%m-%d}",
+        )
+    Console().print(table)
+
+
+@users.command("add")
+@click.argument("name")
+@click.option("--full-name", default="", help="As people write it.")
+@click.option("--email", help="Shown to the owners of gated repos that this account asks for.")
+@click.option("--organisation", is_flag=True, help="Make an organisation.")
+@click.option("--admin", help="The organisation's first admin, an account.")
+@click.option("--operator", is_flag=True, help="This account administers the hub.")
+@database_option
+@home_option
+@json_option
+def add_user(
+    name: str,
+    full_name: str,
+    email: str | None,
+    organisation: bool,
+    admin: str | None,
+    operator: bool,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Add a user, or an organisation.
+
+    \b
+    Examples:
+      qwenstack hub users add alice --email alice@example.com
+      qwenstack hub users add acme --organisation --admin alice
+    """
+    if organisation != (admin is not None):
+        raise click.UsageError("--organisation needs --admin NAME, and --admin an --organisation.")
+    kind: AccountKind = "organisation" if organisation else "user"
+    with hub_connection(home, database) as connection:
+        account = directory.create_account(
+            connection,
+            name=name,
+            kind=kind,
+            full_name=full_name,
+            email=email,
+            operator=operator,
+        )
+        if admin is not None:
+            directory.set_role(connection, account.key, admin, "admin")
+    if as_json:
+        print_json(_shown(account))
+    elif kind == "user":
+        click.echo(f"{name} is here. Next: qwenstack hub tokens create {name} --role write")
+    else:
+        click.echo(f"{name} is here, and {admin} is its admin.")
+
+
+@users.command("role")
+@click.argument("organisation")
+@click.argument("user")
+@click.argument("role", type=click.Choice([*ROLES, "none"]))
+@database_option
+@home_option
+@json_option
+def set_role(
+    organisation: str,
+    user: str,
+    role: str,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Give a user a role in an organisation; none takes them out.
+
+    read: sees private repos. contributor: makes repos and rules those. write: rules all repos.
+    admin: the members, too.
+
+    \b
+    Examples:
+      qwenstack hub users role acme bob contributor
+      qwenstack hub users role acme bob none
+    """
+    with hub_connection(home, database) as connection:
+        if role == "none":
+            directory.remove_member(connection, organisation, user)
+        else:
+            directory.set_role(connection, organisation, user, role)
+    if as_json:
+        print_json({"organisation": organisation, "user": user, "role": role})
+    else:
+        click.echo(f"{user} in {organisation}: {role}.")
+
+
+@users.command("members")
+@click.argument("organisation")
+@database_option
+@home_option
+@json_option
+def list_members(organisation: str, database: str | None, home: Path | None, as_json: bool) -> None:
+    """List an organisation's members with their roles.
+
+    \b
+    Examples:
+      qwenstack hub users members acme
+    """
+    with hub_connection(home, database) as connection:
+        found = directory.members(connection, organisation)
+    if as_json:
+        print_json([{"user": each.account.name, "role": each.role} for each in found])
+        return
+    table = Table("user", "role")
+    for each in found:
+        table.add_row(each.account.name, each.role)
+    Console().print(table)
+
+
+@click.group()
+def tokens() -> None:
+    """Access tokens. A secret is shown when it is made and never again.
+
+    \b
+    Examples:
+      qwenstack hub tokens create alice --role write
+      qwenstack hub tokens create alice --scope acme=read --scope acme/model=write --days 90
+      qwenstack hub tokens list alice
+    """
+
+
+@tokens.command("create")
+@click.argument("account")
+@click.option("--name", default="command line", show_default=True, help="What it is for.")
+@click.option(
+    "--role",
+    type=click.Choice(TOKEN_ROLES),
+    help="Default: read, or fineGrained where scopes are given.",
+)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="WHERE=RIGHT",
+    help="acme=read, acme/model=write, datasets/acme/set=admin; rights: read, discuss, write, "
+    "admin. May be repeated.",
+)
+@click.option("--days", type=click.IntRange(1, 3650), help="Ends after so many days.")
+@database_option
+@home_option
+@json_option
+def create_token(
+    account: str,
+    name: str,
+    role: str | None,
+    scopes: tuple[str, ...],
+    days: int | None,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a token and print it, once.
+
+    \b
+    Examples:
+      qwenstack hub tokens create alice --role write
+      qwenstack hub tokens create ci --scope acme/model=write --days 30 --json
+    """
+    expires = None if days is None else to_us(datetime.now(UTC) + timedelta(days=days))
+    with hub_connection(home, database) as connection:
+        made = token_store.create_token(
+            connection,
+            account=account,
+            name=name,
+            role=msgspec.convert(role or ("fineGrained" if scopes else "read"), TokenRole),
+            scopes=tuple(token_store.parse_scope(each) for each in scopes),
+            expires_us=expires,
+        )
+    if as_json:
+        print_json(_shown_token(made.token) | {"secret": made.secret})
+    else:
+        click.echo(made.secret)
+
+
+@tokens.command("list")
+@click.argument("account", required=False)
+@database_option
+@home_option
+@json_option
+def list_tokens(
+    account: str | None, database: str | None, home: Path | None, as_json: bool
+) -> None:
+    """List tokens, of one account or all, the newest first.
+
+    \b
+    Examples:
+      qwenstack hub tokens list
+      qwenstack hub tokens list alice --json
+    """
+    with hub_connection(home, database) as connection:
+        if account is not None:
+            account = directory.find_account(connection, account, "user").key
+        found = token_store.list_tokens(connection, account)
+    if as_json:
+        print_json([_shown_token(each) for each in found])
+        return
+    now = to_us(datetime.now(UTC))
+    table = Table("id", "account", "name", "begins", "role", "scopes", "last used (UTC)", "state")
+    for each in found:
+        table.add_row(
+            each.id,
+            each.account,
+            each.name,
+            each.prefix + "…",
+            each.role,
+            ", ".join(f"{scope.name}={scope.right}" for scope in each.scopes),
+            f"{from_us(each.last_used_us):%Y-%m-%d %H:%M}" if each.last_used_us else "never",
+            _state(each, now),
+        )
+    Console().print(table)
+
+
+@tokens.command("revoke")
+@click.argument("token")
+@database_option
+@home_option
+@json_option
+def revoke_token(token: str, database: str | None, home: Path | None, as_json: bool) -> None:
+    """End a token now, by its id or its beginning.
+
+    \b
+    Examples:
+      qwenstack hub tokens revoke tok_01kb3q2w9d6j4x8c5v7n1m0pzr
+    """
+    with hub_connection(home, database) as connection:
+        revoked = token_store.revoke_token(connection, token)
+    if as_json:
+        print_json(_shown_token(revoked))
+    else:
+        click.echo(f"{revoked.prefix}… of {revoked.account} is revoked.")
+
+
+def _shown(account: Account) -> dict[str, object]:
+    return {
+        "name": account.name,
+        "kind": account.kind,
+        "full_name": account.full_name,
+        "email": account.email,
+        "operator": account.operator,
+        "created_at": from_us(account.created_us),
+    }
+
+
+def _shown_token(token: Token) -> dict[str, object]:
+    shown = {
+        name: getattr(token, name) for name in ("id", "account", "name", "prefix", "role", "scopes")
+    }
+    for name in ("created_us", "expires_us", "revoked_us", "last_used_us"):
+        at_us = getattr(token, name)
+        shown[name.removesuffix("_us") + "_at"] = None if at_us is None else from_us(at_us)
+    return shown
+
+
+def _state(token: Token, now: int) -> str:
+    if token.holds(now):
+        return f"until {from_us(token.expires_us):%Y-%m-%d}" if token.expires_us else "valid"
+    return "revoked" if token.revoked_us is not None else "expired"

@@ -23,7 +23,40 @@ NAME_CHARS_MAX = 96
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 # First segments of the hub's own paths.
 RESERVED_NAMESPACES = frozenset(
-    ["api", "datasets", "models", "spaces", "kernels", "buckets", "collections", "papers", "users", "organizations", "settings", "login", "logout", "join", "new", "search", "oauth", "docs", "static", "assets", "avatars", "metrics", "healthz", "readyz", "tree", "blob", "resolve", "raw", "lfs", "xet", "v1", "v2"]
+    {
+        "api",
+        "datasets",
+        "models",
+        "spaces",
+        "kernels",
+        "buckets",
+        "collections",
+        "papers",
+        "users",
+        "organizations",
+        "settings",
+        "login",
+        "logout",
+        "join",
+        "new",
+        "search",
+        "oauth",
+        "docs",
+        "static",
+        "assets",
+        "avatars",
+        "metrics",
+        "healthz",
+        "readyz",
+        "tree",
+        "blob",
+        "resolve",
+        "raw",
+        "lfs",
+        "xet",
+        "v1",
+        "v2",
+    }
 )
 
 

@@ -20,6 +20,7 @@ _WINDOW = 64
 _CUT_BELOW = np.uint64(1 << 48)
 # The intermediate sums of a stretch stay in the processor's cache.
 _STRETCH_BYTES = 16 * 1024
+_GATHERED_BYTES = 1024 * 1024
 
 _TABLE_HEX = """
     b088d3a9e840f559 5652c7f739ed20d6 45b28969898972ab 6b0a89d5b68ec777 368f573e8b7a31b7
@@ -109,8 +110,8 @@ def _window_sums(octets: NDArray[np.uint8]) -> NDArray[np.uint64]:
 class Cutter:
     """Cuts a stream into chunks. Feed it pieces of any size, then finish it.
 
-    Chunks don't depend on how the stream was cut into pieces. At most a piece and one chunk are
-    held at a time.
+    Chunks don't depend on how the stream was cut into pieces. Small pieces are gathered before they
+    are looked at, so that a chunk may come later than its last byte.
     """
 
     def __init__(self) -> None:
@@ -120,8 +121,10 @@ class Cutter:
         self._candidates: list[int] = []
 
     def feed(self, piece: bytes | memoryview) -> Iterator[memoryview]:
-        """The chunks that end in `piece`; each is a view that stays valid."""
+        """The chunks that are known to have ended; each is a view that stays valid."""
         self._rest += piece
+        if len(self._rest) - self._seen < _GATHERED_BYTES:
+            return iter(())
         self._look()
         return self._chunks(final=False)
 

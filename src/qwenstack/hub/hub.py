@@ -113,13 +113,14 @@ def open_hub(
     """Open the hub under `folder` (made if missing); the default database is `hub.db` in it."""
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(database_url or f"sqlite:///{folder / 'hub.db'}")
+    secret = _secret(folder / "secret")
     hub = Hub(
         database=database,
         store=ContentStore(database, folder),
         folder=folder,
         settings=settings or HubSettings(),
-        secret=_secret(folder / "secret"),
-        authority=Accounts(database, anonymous_read=anonymous_read),
+        secret=secret,
+        authority=Accounts(database, secret, anonymous_read=anonymous_read),
     )
     hub.uploads.mkdir(exist_ok=True)
     return hub

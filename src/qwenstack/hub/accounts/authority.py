@@ -28,14 +28,20 @@ _TOUCH_AFTER_US = 60 * 1_000_000
 class Accounts:
     """Who a caller is, and what they may. Every method may block on the database."""
 
-    def __init__(self, database: Engine, *, anonymous_read: bool = False) -> None:
+    def __init__(
+        self, database: Engine, session_secret: bytes, *, anonymous_read: bool = False
+    ) -> None:
         self._database = database
+        self._session_secret = session_secret
         self.anonymous_read = anonymous_read
 
-    def identify(self, token: str | None) -> Identity:
-        """The identity of a bearer token, or the anonymous one. Raises Unauthorized."""
+    def identify(self, token: str | None, session: str | None = None) -> Identity:
+        """The identity of a bearer token, else of a browser's session, else the anonymous one.
+
+        Raises Unauthorized for an unknown token; a stale session is nobody's.
+        """
         if token is None:
-            return anonymous(sees_public=self.anonymous_read)
+            return self._of_session(session)
         with self._reading() as connection:
             found = token_of_secret(connection, token)
             identity = None if found is None else identity_of(connection, found)
@@ -44,10 +50,9 @@ class Accounts:
         self._touch(found)
         return identity
 
-    def identify_session(self, cookie: str, secret: bytes) -> Identity:
-        """The identity of a browser's session, or the anonymous one for a stale or forged one."""
+    def _of_session(self, cookie: str | None) -> Identity:
         nobody = anonymous(sees_public=self.anonymous_read)
-        token_id = session_token(cookie, secret)
+        token_id = session_token(cookie or "", self._session_secret)
         if token_id is None:
             return nobody
         with self._reading() as connection:

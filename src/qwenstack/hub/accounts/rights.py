@@ -35,6 +35,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 _ALLOWED = Decision(allowed=True)
 
+HIDDEN = "There is no such repo here, or none that you may see."
+"""Said of a repo that is not there and of one that is hidden alike: the words must not differ."""
+
 
 def may(identity: Identity, repo: Repo, action: Action, *, accepted: bool = False) -> Decision:
     """Whether `identity` may do `action` to `repo`.
@@ -43,11 +46,11 @@ def may(identity: Identity, repo: Repo, action: Action, *, accepted: bool = Fals
     """
     standing = _standing(identity, repo)
     if standing is None and (repo.private or not _sees_public(identity)):
-        return _hidden(identity, repo)
+        return _hidden(identity)
     # A private repo's existence is content too: a token without a scope on it sees none.
     ceiling = _token_ceiling(identity, repo)
     if repo.private and ceiling is None:
-        return _hidden(identity, repo)
+        return _hidden(identity)
     if action == "see":
         return _ALLOWED
     if action != "read" and identity.account is None:
@@ -156,10 +159,10 @@ def _sees_public(identity: Identity) -> bool:
     return identity.account is not None or identity.guest_sees_public
 
 
-def _hidden(identity: Identity, repo: Repo) -> Decision:
+def _hidden(identity: Identity) -> Decision:
     return Decision(
         allowed=False,
-        why=f"There is no {repo.kind} {repo.name} here, or none that you may see.",
+        why=HIDDEN,
         as_not_found=True,
         needs_account=identity.account is None,
     )

@@ -13,7 +13,7 @@ import asyncio
 from aiohttp import web
 
 from qwenstack.hub.accounts.identity import Identity
-from qwenstack.hub.accounts.rights import Action
+from qwenstack.hub.accounts.rights import HIDDEN, Action
 from qwenstack.hub.errors import RepoNotFound, Unauthorized
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo
@@ -24,11 +24,12 @@ MODEL_FILES = "/{namespace:[^/]+}/{name:[^/]+}"
 DATASET_FILES = "/{kind:datasets}/{namespace:[^/]+}/{name:[^/]+}"
 
 _TOKEN_CHARS_MAX = 512
+SESSION_COOKIE = "hub_session"
 
 
 async def identify(hub: Hub, request: web.Request) -> Identity:
     """The caller's identity, anonymous without a token. Raises Unauthorized for an unknown one."""
-    return await asyncio.to_thread(hub.authority.identify, bearer(request))
+    return await asyncio.to_thread(hub.authority.identify, bearer(request), session(request))
 
 
 async def open_repo(hub: Hub, request: web.Request, action: Action) -> tuple[Repo, Identity]:
@@ -37,18 +38,24 @@ async def open_repo(hub: Hub, request: web.Request, action: Action) -> tuple[Rep
     A name that a repo had before it moved finds it still. Raises HubError.
     """
     return await asyncio.to_thread(
-        _open, hub, bearer(request), repo_kind(request), repo_name(request), action
+        _open,
+        hub,
+        bearer(request),
+        session(request),
+        repo_kind(request),
+        repo_name(request),
+        action,
     )
 
 
 def _open(
-    hub: Hub, token: str | None, kind: Kind, name: str, action: Action
+    hub: Hub, token: str | None, cookie: str | None, kind: Kind, name: str, action: Action
 ) -> tuple[Repo, Identity]:
-    identity = hub.authority.identify(token)
+    identity = hub.authority.identify(token, cookie)
     with hub.database.connect().execution_options(read_only=True) as connection:
         repo = find_repo(connection, kind, name)
     if repo is None:
-        raise RepoNotFound(f"There is no {kind} {name!r} that this caller may see.")
+        raise RepoNotFound(HIDDEN)
     hub.authority.check(identity, repo, action)
     return repo, identity
 
@@ -73,6 +80,13 @@ def bearer(request: web.Request) -> str | None:
     if scheme.lower() != "bearer" or not 0 < len(value) <= _TOKEN_CHARS_MAX:
         raise Unauthorized("Invalid credentials in Authorization header")
     return value.strip()
+
+
+def session(request: web.Request) -> str | None:
+    """The browser's session, for reading alone: what changes something needs a token here."""
+    if request.method not in ("GET", "HEAD"):
+        return None
+    return request.cookies.get(SESSION_COOKIE)
 
 
 def base_url(hub: Hub, request: web.Request) -> str:

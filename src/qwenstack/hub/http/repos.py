@@ -11,6 +11,7 @@ from aiohttp import web
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
+from qwenstack.hub.accounts.rights import HIDDEN
 from qwenstack.hub.errors import BadRequest, Conflict, RepoNotFound
 from qwenstack.hub.http.access import API_REPO, base_url, bearer, identify, open_repo
 from qwenstack.hub.http.bodies import flag, json_response, read_json
@@ -240,7 +241,7 @@ def _kind(wire: RepoType | None) -> Kind:
 
 def _find(repo: Repo | None, kind: Kind, name: str) -> Repo:
     if repo is None:
-        raise RepoNotFound(f"There is no {kind} {name[:120]!a} that this caller may see.")
+        raise RepoNotFound(HIDDEN)
     return repo
 
 

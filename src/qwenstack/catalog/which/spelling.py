@@ -94,7 +94,10 @@ def nearest(name: str, known: Iterable[str], *, most: int = 5) -> list[str]:
     letters = set(name)
     scored: list[tuple[int, int, str]] = []
     for other in known:
-        if abs(len(other) - len(name)) > DISTANCE_MAX or len(letters.symmetric_difference(other)) > 4:
+        if (
+            abs(len(other) - len(name)) > DISTANCE_MAX
+            or len(letters.symmetric_difference(other)) > 4
+        ):
             continue
         edits = distance(name, other)
         if edits <= DISTANCE_MAX and (edits < 2 or len(name) > 4):

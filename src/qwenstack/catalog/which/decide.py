@@ -1,0 +1,197 @@
+"""`which`: every recogniser reads the reference, and one function decides between the readings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from qwenstack.catalog.which import (
+    command,
+    digest,
+    endpoint,
+    hosted,
+    hub,
+    ollama,
+    provider,
+    release_name,
+)
+from qwenstack.catalog.which.answer import UNKNOWN, Answer, GoverningDocument
+from qwenstack.catalog.which.compose import compose
+from qwenstack.catalog.which.index import Index, index
+from qwenstack.catalog.which.mentions import Setting
+from qwenstack.catalog.which.reading import Kind, Reading, Sureness
+from qwenstack.catalog.which.spelling import foreign_letters, plain
+from qwenstack.core.layers import Layer
+
+REFERENCE_CHARACTERS_MAX: Final = 65_536
+"""Of a longer reference, the first part is read, and the answer says so."""
+
+_SHOWN_CHARACTERS_MAX: Final = 200
+_SNIPPET: Final = re.compile(r"[\n={}()\[\]\"'`;,]|:\s|\s(?:is|from|with)\s")
+_CONTROL: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
+
+
+def which(
+    reference: str | Path, *, catalogue: Index | None = None, setting: Setting = Setting.ANY
+) -> Answer:
+    """Say what `reference` is: layer, release, operator, governing document, and how we know.
+
+    A path that exists is opened (headers and small text files only); everything else is read as
+    text, against the catalogue, without a network. Never raises for a reference, however odd: what
+    can't be read is in the answer's `problems`. `setting` is what is known of who resolves it.
+    """
+    found = catalogue or index()
+    text = str(reference)
+    problems: list[str] = []
+    if len(text) > REFERENCE_CHARACTERS_MAX:
+        problems.append(
+            f"the reference has {len(text):,} characters; only the first "
+            f"{REFERENCE_CHARACTERS_MAX:,} were read"
+        )
+        text = text[:REFERENCE_CHARACTERS_MAX]
+    hidden = _CONTROL.search(text)
+    if hidden:
+        problems.append(
+            f"character {hidden.start() + 1} is U+{ord(hidden[0]):04X}, which doesn't show; it was "
+            "left out"
+        )
+        text = _CONTROL.sub("", text)
+    text = text.strip()
+    answer = _of_path(reference, text, found, problems)
+    if answer is None and _SNIPPET.search(text) and not command.is_command(text):
+        from qwenstack.catalog.which.snippet import read as read_snippet
+
+        answer = read_snippet(text, found, setting)
+    if answer is None:
+        answer = _of_text(text, found, setting)
+    return _with_problems(answer, tuple(problems))
+
+
+def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
+    """Every way to read `text` that some recogniser knows."""
+    if command.is_command(text):
+        yield from command.read(text, found)
+        return
+    yield from digest.read(text, found)
+    yield from release_name.read_negative(text, found)
+    yield from hub.read_url(text, found)
+    yield from hub.read_id(text, found)
+    yield from provider.read(text, found)
+    yield from hosted.read(text, found)
+    yield from ollama.read(text, found, certain=setting is Setting.OLLAMA)
+    yield from endpoint.read(text, found)
+    yield from command.read_image(text, found)
+    yield from release_name.read_file_name(text, found)
+    yield from release_name.read(text, found)
+    yield from release_name.read_organisation(text, found)
+
+
+def choose(found: list[Reading], setting: Setting) -> Reading | None:
+    """The reading to take: the surest, and between equals the one that the setting speaks for.
+
+    What the text says wins over where it stands; what the catalogue lists wins over a form.
+    """
+    return max(found, key=lambda each: (_settled(each, setting), each.sure), default=None)
+
+
+_SPOKEN_FOR: Final = {
+    Setting.API: (Kind.HOSTED_MODEL, Kind.API_URL),
+    Setting.OLLAMA: (Kind.OLLAMA_TAG,),
+    Setting.WEIGHTS: (Kind.HUB_ID, Kind.HUB_URL, Kind.RELEASE_NAME),
+}
+
+
+def _settled(reading: Reading, setting: Setting) -> bool:
+    return (
+        reading.sure >= Sureness.LISTED
+        or (setting is Setting.OLLAMA and reading.sure >= Sureness.SHAPED)
+    ) and reading.kind in _SPOKEN_FOR.get(setting, ())
+
+
+def _of_text(text: str, found: Index, setting: Setting) -> Answer:
+    all_readings = list(readings(text, found, setting))
+    taken = choose(all_readings, setting)
+    shown = shorten(text)
+    if taken is None:
+        return unknown(shown, text, found)
+    others = [each for each in all_readings if each is not taken]
+    answer = compose(shown, taken, others, found)
+    if answer.status.value == UNKNOWN and not answer.suggestions and taken.sure < Sureness.LISTED:
+        return _suggesting(answer, text, found)
+    return answer
+
+
+def unknown(shown: str, text: str, found: Index, why: str = "") -> Answer:
+    """The answer for a reference to nothing that we know."""
+    answer = Answer(
+        reference=shown,
+        kind=Kind.UNKNOWN.value,
+        layer=UNKNOWN,
+        release=None,
+        operator=UNKNOWN,
+        governing_document=GoverningDocument(),
+        why=why or "no recogniser knows this form, and the catalogue lists no such name",
+    )
+    return _suggesting(answer, text, found)
+
+
+def shorten(text: str) -> str:
+    """A reference as it is shown: on one line, and not longer than a screen's width or two."""
+    line = " ".join(text.split())
+    if len(line) <= _SHOWN_CHARACTERS_MAX:
+        return line
+    return f"{line[:_SHOWN_CHARACTERS_MAX]}… ({len(text):,} characters)"
+
+
+def _suggesting(answer: Answer, text: str, found: Index) -> Answer:
+    import msgspec
+
+    latin = plain(text)
+    suggestions = list(found.suggest(latin))
+    if latin != text and _of_text(latin, found, Setting.ANY).identified:
+        suggestions.insert(0, latin)
+    name = latin.rpartition("/")[2]
+    if "/" in latin and not suggestions:
+        suggestions += [each for each in found.suggest(name) if each.partition("/")[2] or True]
+    conflicts = answer.conflicts
+    if latin != text and not conflicts:
+        conflicts = (f"written with letters that only look Latin: {foreign_letters(text)}",)
+    return msgspec.structs.replace(
+        answer,
+        suggestions=tuple(dict.fromkeys(each for each in suggestions if each != text))[:5],
+        conflicts=conflicts,
+    )
+
+
+def _of_path(reference: str | Path, text: str, found: Index, problems: list[str]) -> Answer | None:
+    """The answer from what is in the file or folder, if `reference` is a path that exists."""
+    if not isinstance(reference, Path) and not _may_be_path(text):
+        return None
+    from qwenstack.catalog.which.paths import read_path
+
+    return read_path(Path(text), found, problems)
+
+
+def _may_be_path(text: str) -> bool:
+    if "\n" in text or len(text) > 4096 or "://" in text:
+        return False
+    return (
+        "/" in text
+        or text.startswith((".", "~"))
+        or text.endswith((".gguf", ".safetensors", ".json"))
+    )
+
+
+def _with_problems(answer: Answer, problems: tuple[str, ...]) -> Answer:
+    if not problems:
+        return answer
+    import msgspec
+
+    return msgspec.structs.replace(answer, problems=(*problems, *answer.problems))
+
+
+__all__ = ["Layer", "choose", "readings", "shorten", "unknown", "which"]

@@ -1,0 +1,150 @@
+"""Hub ids and hub addresses: `Qwen/Qwen3-8B`, `https://huggingface.co/Qwen/Qwen3-8B/tree/main`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from qwenstack.catalog.which.index import Index
+from qwenstack.catalog.which.reading import Kind, Reading, Sureness
+from qwenstack.catalog.which.spelling import distance, fold, foreign_letters, plain
+from qwenstack.core.layers import Layer
+
+_ID: Final = re.compile(r"([\w.-]{1,96})/([\w.-]{1,128})(?:@([\w./-]{1,64}))?")
+_HUB_HOSTS: Final = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com"})
+_MODELSCOPE_HOSTS: Final = frozenset(
+    {"modelscope.cn", "www.modelscope.cn", "modelscope.ai", "www.modelscope.ai"}
+)
+_CODE_HOSTS: Final = frozenset({"github.com", "www.github.com", "gitee.com"})
+_NOT_MODELS: Final = frozenset(
+    {"datasets", "spaces", "papers", "docs", "blog", "collections", "api"}
+)
+
+
+def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Reading]:
+    """`organisation/name`, with or without `@revision`."""
+    match = _ID.fullmatch(text)
+    if match is None:
+        return
+    subject = f"{match[1]}/{match[2]}"
+    listed = _listed(subject, index, kind)
+    if listed is not None:
+        yield listed
+        return
+    latin = plain(subject)
+    if latin != subject:
+        yield Reading(
+            kind=kind,
+            sure=Sureness.SHAPED,
+            why=f"written with letters that only look Latin: {foreign_letters(subject)}",
+            subject=subject,
+            conflicts=(f"looks like {latin}, and is another name",),
+        )
+        return
+    yield _unlisted(subject, match[1], index, kind)
+
+
+def read_url(text: str, index: Index) -> Iterator[Reading]:
+    """The address of a model on a hub, or of a code repository of the research group."""
+    match = re.match(r"(?:https?://)?([^/\s?#]+)/([^\s?#]*)", text)
+    if match is None:
+        return
+    host = match[1].casefold()
+    parts = [part for part in match[2].split("/") if part]
+    if host in _MODELSCOPE_HOSTS and len(parts) >= 3 and parts[0] == "models":
+        yield from read_id("/".join(parts[1:3]), index, Kind.MODELSCOPE_ID)
+    elif host in _HUB_HOSTS:
+        if len(parts) == 1 and "://" in text:
+            yield from _publisher(parts[0], index)
+        elif len(parts) >= 2 and parts[0] not in _NOT_MODELS:
+            name = parts[1].partition(":")[0]  # `hf.co/org/name:Q4_K_M` is how Ollama writes it
+            yield from read_id(f"{parts[0]}/{name}", index, Kind.HUB_URL)
+    elif host in _CODE_HOSTS and parts:
+        yield from _code(parts, index)
+
+
+def _listed(subject: str, index: Index, kind: Kind) -> Reading | None:
+    found = index.catalogue.find_repo(subject)
+    if found is not None:
+        release, repo = found
+        exact = repo.id == subject
+        return Reading(
+            kind=kind,
+            sure=Sureness.EXACT if exact else Sureness.LISTED,
+            why="the catalogue lists this repo"
+            if exact
+            else f"the catalogue lists this repo as {repo.id}",
+            subject=repo.id,
+            layer=Layer.WEIGHTS,
+            release=release,
+            repo=repo,
+        )
+    derivative = index.catalogue.find_derivative(subject)
+    if derivative is not None:
+        return Reading(
+            kind=kind,
+            sure=Sureness.EXACT if derivative.id == subject else Sureness.LISTED,
+            why="the catalogue lists this repo as another organisation's",
+            subject=derivative.id,
+            layer=Layer.COMMUNITY,
+            derivative=derivative,
+        )
+    return None
+
+
+def _unlisted(subject: str, owner: str, index: Index, kind: Kind) -> Reading:
+    publisher = index.catalogue.find_organisation(owner)
+    if publisher is not None and owner.casefold() in index.makers:
+        return Reading(
+            kind=kind,
+            sure=Sureness.SHAPED,
+            why=f"{owner} is a name that {publisher.name} publishes under, but the catalogue lists "
+            "no such repo",
+            subject=subject,
+            layer=Layer.WEIGHTS,
+            organisation=publisher,
+        )
+    near = next(
+        (name for name in sorted(index.makers) if 0 < distance(owner.casefold(), name, 1) <= 1),
+        None,
+    )
+    conflicts = (
+        (f"{owner!r} looks like {near!r}, and is another publisher",) if near is not None else ()
+    )
+    return Reading(
+        kind=kind,
+        sure=Sureness.SHAPED,
+        why=f"{owner} is not a name that the Qwen team publishes under; what the model was made "
+        "from is not known: a name is no proof",
+        subject=subject,
+        layer=Layer.COMMUNITY,
+        organisation=publisher,
+        conflicts=conflicts,
+    )
+
+
+def _publisher(name: str, index: Index) -> Iterator[Reading]:
+    organisation = index.catalogue.find_organisation(name)
+    if organisation is not None:
+        yield Reading(
+            kind=Kind.ORGANISATION,
+            sure=Sureness.EXACT,
+            why="the page of a publisher, not of a model",
+            subject=organisation.name,
+            layer=organisation.layer,
+            organisation=organisation,
+        )
+
+
+def _code(parts: list[str], index: Index) -> Iterator[Reading]:
+    organisation = index.organisation_names.get(fold(parts[0]))
+    if organisation is not None:
+        yield Reading(
+            kind=Kind.ORGANISATION,
+            sure=Sureness.EXACT,
+            why="a code repository: its LICENSE is the code's, and says nothing about any weights",
+            subject="/".join(parts[:2]),
+            layer=Layer.RESEARCH,
+            organisation=organisation,
+        )

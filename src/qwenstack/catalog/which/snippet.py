@@ -1,0 +1,158 @@
+"""Snippets: Python, YAML, TOML, JSON, `.env`, Compose. They are read as text and never evaluated.
+
+The references in a snippet are found by their form (`mentions.py`), so no alias of a YAML file is
+expanded and no code runs. A base URL decides who operates the models named beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from qwenstack.catalog.model import Status
+from qwenstack.catalog.which import endpoint, provider
+from qwenstack.catalog.which.answer import UNKNOWN, Answer
+from qwenstack.catalog.which.compose import compose
+from qwenstack.catalog.which.index import Index
+from qwenstack.catalog.which.mentions import Mention, Setting, find
+from qwenstack.catalog.which.reading import Kind, Reading
+from qwenstack.core.layers import Layer
+
+_PARTS_MAX: Final = 32
+_URL: Final = re.compile(r"(?:https?|wss?)://[\w.\[\]:-]+(?:/[\w./-]*)?")
+_VALUE: Final = re.compile(
+    r"(?:^|[\s,{(\"'])(?:model|model_id|model_name|MODEL\w*|\w+_MODEL|engine|deployment)[\"']?\s*[:=]\s*"
+    r"[\"']?([\w@][\w.@:/+-]{1,200})"
+)
+
+
+def read(text: str, index: Index, setting: Setting, *, name: str = "") -> Answer | None:
+    """The answer for a text that names models; None where it names none."""
+    from qwenstack.catalog.which.decide import shorten, unknown
+
+    mentions = _distinct(text, index)
+    servers = _servers(text, index)
+    answers = [_part(each, servers, index) for each in mentions[:_PARTS_MAX]]
+    parts = [each for each in answers if each.kind != Kind.API_URL.value]
+    shown = shorten(name or text)
+    if not parts:
+        if servers:
+            answer = compose(shown, servers[0], servers[1:], index)
+            return msgspec.structs.replace(answer, kind=Kind.SNIPPET.value)
+        return (
+            unknown(shown, "", index, "a text that names no model that we know") if name else None
+        )
+    return _together(shown, parts)
+
+
+def _distinct(text: str, index: Index) -> list[Mention]:
+    found: dict[str, Mention] = {}
+    for match in _VALUE.finditer(text):
+        value = match[1].rstrip(".:/-+@")
+        if _model_like(value, index):
+            found.setdefault(value, Mention(value, match.start(1), Setting.ANY))
+    for mention in find(text, index):
+        found.setdefault(mention.text, mention)
+    spans = [(each.start, each.start + len(each.text)) for each in found.values()]
+    return [
+        each
+        for each in found.values()
+        if not any(
+            low <= each.start
+            and each.start + len(each.text) <= high
+            and high - low > len(each.text)
+            for low, high in spans
+        )
+    ]
+
+
+def _model_like(value: str, index: Index) -> bool:
+    bare = value.rpartition("/")[2].casefold()
+    return (
+        any(word in bare for word in ("qwen", "qwq", "qvq"))
+        or index.catalogue.find_hosted(value) is not None
+        or index.catalogue.find_derivative(value) is not None
+        or index.catalogue.find_ollama(value) is not None
+    )
+
+
+def _servers(text: str, index: Index) -> list[Reading]:
+    found: dict[str, Reading] = {}
+    for match in _URL.finditer(text[: 1 << 20]):
+        for reading in endpoint.read(match[0], index):
+            found.setdefault(reading.subject, reading)
+    return list(found.values())
+
+
+def _part(mention: Mention, servers: list[Reading], index: Index) -> Answer:
+    from qwenstack.catalog.which.decide import which
+
+    setting = mention.setting
+    server = servers[0] if len(servers) == 1 else None
+    if server is not None and server.host is not None:
+        vendor = index.catalogue.find_hosted(mention.text)
+        if vendor is None or vendor.operator != server.host.operator:
+            reading = provider.served(mention.text, server.host.operator, server.subject, index)
+            return compose(mention.text, reading, (), index)
+        setting = Setting.API
+    answer = which(mention.text, catalogue=index, setting=setting)
+    if server is None:
+        return answer
+    if server.host is None:
+        return _at_own_server(answer, server)
+    region = server.host.region.value
+    terms = compose(mention.text, server, (), index).governing_document
+    return msgspec.structs.replace(answer, region=region, governing_document=terms)
+
+
+def _at_own_server(answer: Answer, server: Reading) -> Answer:
+    """A model named beside the address of a server of one's own, or of nobody we know."""
+    if not server.operator:
+        return msgspec.structs.replace(
+            answer,
+            problems=(*answer.problems, f"served at {server.subject}, whose operator is not known"),
+        )
+    if answer.layer == Layer.STUDIO.value:
+        # A name of the vendor's API, asked of a local server: it is whatever that server loaded.
+        return msgspec.structs.replace(
+            answer,
+            layer=UNKNOWN,
+            release=None,
+            operator=server.operator,
+            governing_document=type(answer.governing_document)(),
+            obligations=(),
+            status=Status.UNKNOWN,
+            why=f"a name asked of {server.subject}: what that server loaded under it is not said",
+        )
+    return msgspec.structs.replace(answer, operator=server.operator)
+
+
+def _together(shown: str, parts: list[Answer]) -> Answer:
+    first = parts[0]
+    if len(parts) == 1:
+        return msgspec.structs.replace(
+            first,
+            reference=shown,
+            kind=Kind.SNIPPET.value,
+            why=f"names {first.reference}: {first.why}",
+        )
+    layers = {each.layer for each in parts}
+    documents = {(each.governing_document.kind, each.governing_document.id) for each in parts}
+    operators = {each.operator for each in parts}
+    same_document = len(documents) == 1
+    return Answer(
+        reference=shown,
+        kind=Kind.SNIPPET.value,
+        layer=first.layer if len(layers) == 1 else UNKNOWN,
+        release=None,
+        operator=first.operator if len(operators) == 1 else UNKNOWN,
+        governing_document=first.governing_document
+        if same_document
+        else type(first.governing_document)(),
+        obligations=first.obligations if same_document else (),
+        status=Status.UNKNOWN,
+        why=f"names {len(parts)} models: each has its own answer",
+        parts=tuple(parts),
+    )

@@ -1,0 +1,1 @@
+"""What a file could do to whoever downloads it, told from its bytes; nothing is ever loaded."""

@@ -1,0 +1,130 @@
+"""Bytes front to back: unpacked with a bound on what comes out, or from a file that can skip."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zlib
+from typing import BinaryIO, Final, Literal, Protocol
+
+from qwenstack.hub.formats.reading import Readable
+from qwenstack.hub.safety.budget import BOMB_BYTES_MIN, RATIO_MAX, Budget
+
+_PIECE_BYTES: Final = 64 * 1024
+_XZ_MEMORY_BYTES_MAX: Final = 96 * 1024 * 1024
+
+Compression = Literal["gzip", "bzip2", "xz", "zlib"]
+
+
+class BombFound(Exception):
+    """More came out than any honest file holds; the message has the figures."""
+
+
+class StreamDamaged(Exception):
+    """The compressed bytes can't be unpacked."""
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
+class _Inflate:
+    """zlib's object with the interface of the other two."""
+
+    def __init__(self, window: int) -> None:
+        self._inflate = zlib.decompressobj(window)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inflate.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
+
+
+def _decompressor(kind: Compression) -> _Decompressor:
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    if kind == "xz":
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES_MAX)
+    return _Inflate(31 if kind == "gzip" else 15)
+
+
+class Unpacked:
+    """The first member of a compressed stream; reading raises BombFound and StreamDamaged.
+
+    What comes out is charged to the budget, which raises LimitReached.
+    """
+
+    def __init__(self, packed: Readable, kind: Compression, budget: Budget) -> None:
+        self._packed = packed
+        self._budget = budget
+        self._decompressor = _decompressor(kind)
+        self._in = 0
+        self._out = 0
+        self._full = False
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        size = min(size, _PIECE_BYTES)
+        if size <= 0:
+            return b""  # to zlib, no bytes at most means no bound
+        while not self._decompressor.eof:
+            data = b""
+            # After a full piece more may be ready within, also with all input consumed.
+            if self._decompressor.needs_input and not self._full:
+                data = self._packed.read(_PIECE_BYTES) or b""
+                if not data:
+                    raise StreamDamaged("it ends in the middle")
+                self._in += len(data)
+            try:
+                piece = self._decompressor.decompress(data, size)
+            except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+                raise StreamDamaged(str(error)) from error
+            self._full = len(piece) == size
+            if piece:
+                self._count(len(piece))
+                return piece
+        return b""
+
+    def _count(self, count: int) -> None:
+        self._out += count
+        self._budget.spend_bytes(count)
+        if self._out > max(BOMB_BYTES_MIN, RATIO_MAX * self._in):
+            raise BombFound(f"{self._in} bytes unpack to {self._out} and more")
+
+
+class Seekable:
+    """A seekable file as a stream that skips without reading."""
+
+    def __init__(self, file: BinaryIO, file_bytes: int) -> None:
+        self._file = file
+        self._file_bytes = file_bytes
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        return self._file.read(size)
+
+    def skip(self, count: int) -> bool:
+        """Go on by `count` bytes; false where the file ends before."""
+        at = self._file.tell() + count
+        if at > self._file_bytes:
+            return False
+        self._file.seek(at)
+        return True
+
+
+def buffered(file: BinaryIO) -> BinaryIO:
+    """The same file, read through a buffer where it has none; closing it closes both."""
+    if isinstance(file, io.RawIOBase):
+        return io.BufferedReader(file, 64 * 1024)
+    return file

@@ -179,7 +179,8 @@ def test_a_grouped_chunk_is_read() -> None:
 
 def bomb() -> bytes:
     """A small frame that wants to become 100 MB and claims to be one chunk."""
-    packed: bytes = lz4.frame.compress(bytes(100_000_000), block_size=lz4.frame.BLOCKSIZE_MAX4MB)[:200_000]
+    large_blocks = lz4.frame.BLOCKSIZE_MAX4MB
+    packed: bytes = lz4.frame.compress(bytes(100_000_000), block_size=large_blocks)[:200_000]
     return struct.pack("<II", len(packed) << 8, 1 | CHUNK_BYTES_MAX << 8) + packed
 
 

@@ -19,7 +19,7 @@ _WINDOW = 64
 # A cut where the upper 16 bits are zero: one position in 65 536.
 _CUT_BELOW = np.uint64(1 << 48)
 # The intermediate sums of a stretch stay in the processor's cache.
-_STRETCH_BYTES = 16 * 1024
+_STRETCH_BYTES = 32 * 1024
 _GATHERED_BYTES = 1024 * 1024
 
 _TABLE_HEX = """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import msgspec
@@ -82,11 +83,14 @@ class Intake:
         self._closed: dict[PackWriter, PackIndex] = {}
         self._in_use: dict[str, bool] = {}
         self._files: list[tuple[Content, list[_OpenRun]]] = []
+        # A content's own hashes are computed beside the cutting: both leave Python's lock.
+        self.hashing = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
     def __enter__(self) -> Intake:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.hashing.shutdown()
         if self._writer is not None:
             self._writer.discard()
 
@@ -194,10 +198,11 @@ class _File:
         self._size += len(piece)
         if self._expect is not None and self._size > self._expect.size:
             raise ContentMismatch(f"more than the {self._expect.size} announced bytes came")
-        self._sha256.update(piece)
-        if self._git is not None:
-            self._git.update(piece)
-        self._place([_Chunk(chunk_hash(data), data) for data in self._cutter.feed(piece)])
+        hashed = self._intake.hashing.submit(self._hash, piece)
+        try:
+            self._place([_Chunk(chunk_hash(data), data) for data in self._cutter.feed(piece)])
+        finally:
+            hashed.result()
 
     def finish(self) -> tuple[Content, list[_OpenRun]]:
         self._place([_Chunk(chunk_hash(data), data) for data in self._cutter.finish()])
@@ -211,6 +216,11 @@ class _File:
         git_oid = self._git.hexdigest() if self._git is not None else ""
         xet_hash = to_text(file_hash(self._leaves))
         return Content(sha256, self._size, xet_hash, git_oid), self._runs
+
+    def _hash(self, piece: memoryview) -> None:
+        self._sha256.update(piece)
+        if self._git is not None:
+            self._git.update(piece)
 
     def _place(self, batch: list[_Chunk]) -> None:
         if not batch:

@@ -1,0 +1,221 @@
+"""From evidence to a document. Pure: the same evidence makes the same document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from qwenstack.core.evidence import Evidence, Value, matches
+from qwenstack.dossier import plan
+from qwenstack.dossier.document import Document, Row, Section, Standing
+from qwenstack.dossier.frameworks import NAMES, crosswalk
+from qwenstack.dossier.risks import open_risks
+
+ROLES = ("legal", "procurement", "security", "data protection", "engineering", "executive")
+
+
+def compose(
+    reference: str, evidence: Iterable[Evidence], *, deployment: str | None = None
+) -> Document:
+    """The dossier of `reference`; the order of `evidence`, and repeats, make no difference."""
+    every = sorted({each.id: each for each in evidence}.values(), key=_order)
+    risks = _risks(every)
+    return Document(
+        reference=reference,
+        deployment=deployment,
+        as_of=max((each.observed_at for each in every), default=""),
+        sections=(
+            _listed(plan.IDENTITY, every),
+            _listed(plan.LICENCE, every),
+            _side_by_side(every),
+            _listed(plan.PROVENANCE, every),
+            _listed(plan.DISCLOSURES, every),
+            _benchmarks(every),
+            _listed(plan.RESIDENCY, every),
+            _listed(plan.SLA, every),
+            _listed(plan.CORPORATE, every),
+            _listed(plan.LICENCE_HISTORY, every),
+            risks,
+            *(crosswalk(name, every) for name in NAMES),
+            _sign_offs(every),
+        ),
+        evidence=tuple(every),
+    )
+
+
+def shown(value: Value) -> str:
+    """A value as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 100_000:
+        return f"{value:,}".replace(",", " ")
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return str(value)
+
+
+def _order(each: Evidence) -> tuple[str, str, str]:
+    return each.claim, each.subject, each.id
+
+
+def _listed(section: plan.SectionPlan, evidence: Sequence[Evidence]) -> Section:
+    rows: list[Row] = []
+    for ask in section.asks:
+        found = [each for each in evidence if matches(each.claim, ask.claim)]
+        rows += [_shown(ask, each) for each in found]
+        if not found:
+            harmless = ask.claim in plan.ABSENCE_IS_NO_GAP
+            rows.append(
+                Row(
+                    label=ask.label,
+                    cells=(ask.absent, ""),
+                    standing="none" if harmless else "gap",
+                )
+            )
+    return Section(
+        id=section.id,
+        title=section.title,
+        about=section.about,
+        columns=("What", "From"),
+        rows=tuple(rows),
+    )
+
+
+def _shown(ask: plan.Ask, each: Evidence) -> Row:
+    standing: Standing = "shown" if each.known else "gap"
+    if each.claim.startswith(("identity.conflict.", "card.contradicted.")):
+        standing = "conflict"
+    label = ask.label
+    if ask.claim.endswith(".*"):
+        tail = each.claim.removeprefix(ask.claim[:-1])
+        if not tail.isdigit():
+            label = f"{ask.label}: {tail}"
+    return Row(
+        label=label,
+        cells=(shown(each.value) if each.known else "unknown", _from(each)),
+        standing=standing,
+        evidence=(each.id,),
+        note=each.note,
+    )
+
+
+def _from(each: Evidence) -> str:
+    day = each.observed_at[:10]
+    sure = "" if each.status == "verified" else f", {each.status}"
+    return f"{each.source} ({each.method}{sure}, {day})"
+
+
+# What legal asks of a licence and of a contract alike; each from its own evidence.
+_SIDE_BY_SIDE = (
+    ("Governing document", "governing.id", "api.terms"),
+    ("Who grants it", "identity.publisher", "api.operator"),
+    ("Reference", "identity.repo", "api.name"),
+    ("Can it be withdrawn", "governing.withdrawal", "api.withdrawal"),
+    ("Who processes the data", "deployment.region", "api.region"),
+    ("Price", "governing.price", "api.price"),
+    ("State", "identity.status", "hosted.state"),
+)
+
+
+def _side_by_side(evidence: Sequence[Evidence]) -> Section:
+    rows = []
+    for label, weights, api in _SIDE_BY_SIDE:
+        left, right = _first(evidence, weights), _first(evidence, api)
+        rows.append(
+            Row(
+                label=label,
+                cells=tuple(
+                    shown(each.value) if each and each.known else "unknown"
+                    for each in (left, right)
+                ),
+                standing="shown" if left and right else "partly" if left or right else "gap",
+                evidence=tuple(each.id for each in (left, right) if each),
+            )
+        )
+    return Section(
+        id="side-by-side",
+        title="Licence of the weights beside the terms of the API",
+        about="Two documents with two owners: neither stands in for the other.",
+        columns=("Weights", "API"),
+        rows=tuple(rows),
+    )
+
+
+def _first(evidence: Sequence[Evidence], claim: str) -> Evidence | None:
+    return next((each for each in evidence if each.claim == claim), None)
+
+
+def _benchmarks(evidence: Sequence[Evidence]) -> Section:
+    claimed = _by_tail(evidence, "evaluation.claimed.")
+    measured = _by_tail(evidence, "evaluation.measured.")
+    rows = []
+    for name in sorted({*claimed, *measured}):
+        says, found = claimed.get(name), measured.get(name)
+        rows.append(
+            Row(
+                label=name,
+                cells=(
+                    shown(says.value) if says else "not claimed",
+                    shown(found.value) if found else "not measured",
+                ),
+                standing="shown" if found else "gap",
+                evidence=tuple(each.id for each in (says, found) if each),
+                note=(found.note or found.source) if found else "",
+            )
+        )
+    if not rows:
+        rows.append(Row(label="Results", cells=("none claimed", "none measured"), standing="gap"))
+    return Section(
+        id="benchmarks",
+        title="Claimed and measured results",
+        about="What the makers report beside what was measured here, under a written method.",
+        columns=("Claimed", "Measured here"),
+        rows=tuple(rows),
+    )
+
+
+def _by_tail(evidence: Sequence[Evidence], prefix: str) -> dict[str, Evidence]:
+    return {
+        each.claim.removeprefix(prefix): each for each in evidence if each.claim.startswith(prefix)
+    }
+
+
+def _risks(evidence: Sequence[Evidence]) -> Section:
+    rows = tuple(
+        Row(
+            label=risk.id,
+            cells=(risk.text, risk.severity, risk.owner or "nobody yet", risk.due or "no date"),
+            standing="open" if risk.owner else "gap",
+            evidence=risk.evidence,
+        )
+        for risk in open_risks(evidence)
+    )
+    return Section(
+        id="risks",
+        title="Open risks",
+        about="Derived from the evidence by rules; owner and date are people's decisions.",
+        columns=("Risk", "Severity", "Owner", "Due"),
+        rows=rows,
+    )
+
+
+def _sign_offs(evidence: Sequence[Evidence]) -> Section:
+    given = _by_tail(evidence, "sign-off.")
+    rows = [
+        Row(
+            label=role,
+            cells=(shown(given[role].value), given[role].observed_at[:10])
+            if role in given
+            else ("not signed off", ""),
+            standing="shown" if role in given else "open",
+            evidence=(given[role].id,) if role in given else (),
+            note=given[role].note if role in given else "",
+        )
+        for role in dict.fromkeys((*ROLES, *given))
+    ]
+    return Section(
+        id="sign-offs",
+        title="Sign-offs",
+        about="Who has read it and decided.",
+        columns=("Decision", "Date"),
+        rows=tuple(rows),
+    )

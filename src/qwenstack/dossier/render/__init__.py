@@ -1,0 +1,1 @@
+"""Renderers: each knows the document and nothing else."""

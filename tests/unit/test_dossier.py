@@ -1,0 +1,249 @@
+"""A dossier says what its evidence says, the same each time, and notices when either changes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spdx_python_model import v3_0_1 as spdx
+
+from qwenstack.core.evidence import Evidence, Value, matches
+from qwenstack.dossier.changes import compare
+from qwenstack.dossier.compose import compose
+from qwenstack.dossier.document import Document
+from qwenstack.dossier.frameworks import NAMES, load_framework
+from qwenstack.dossier.render.cyclonedx import cyclonedx
+from qwenstack.dossier.render.html import html
+from qwenstack.dossier.render.markdown import markdown
+from qwenstack.dossier.render.pdf import pdf
+from qwenstack.dossier.render.spdx import spdx_json
+from qwenstack.dossier.seal import document_json, load_key, problems, public_text, sign
+
+
+def said(claim: str, value: Value, **fields: object) -> Evidence:
+    whole = {
+        "subject": "m",
+        "source": "config.json",
+        "method": "read",
+        "observed_at": "2026-11-24",
+        **fields,
+    }
+    return Evidence(claim=claim, value=value, **whole)  # type: ignore[arg-type]
+
+
+WHOLE = (
+    said("identity.layer", "weights"),
+    said("identity.publisher", "Qwen"),
+    said("identity.released", "2025-04-29"),
+    said("governing.kind", "licence"),
+    said("governing.id", "Apache-2.0"),
+    said("governing.category", "permissive"),
+    said("obligation.notice", "Keep the notice."),
+    said("weights.release-digest", "a" * 64, method="computed"),
+    said("weights.file.config.json", "2 kB", digest="b" * 64),
+    said("weights.file.model.safetensors", "16 GB", digest="c" * 64),
+    said("weights.architecture", "qwen3"),
+    said("weights.lineage.parent", "Qwen/Qwen3-8B-Base"),
+    said("weights.lineage.relation", "fine-tune"),
+    said("weights.lineage.verdict", "derived"),
+    said("evaluation.claimed.mmlu", 0.77),
+    said("evaluation.measured.mmlu", 0.75, method="measured"),
+    said("card.licence", "apache-2.0"),
+    said("card.intended-use", "Chat."),
+)
+CYCLONEDX = JsonStrictValidator(SchemaVersion.V1_6)
+texts = st.text(max_size=40)
+claims = st.sampled_from([each.claim for each in WHOLE] + ["card.bias", "identity.conflict.1"])
+evidences = st.builds(
+    Evidence,
+    subject=texts,
+    claim=claims,
+    value=st.one_of(st.booleans(), st.integers(), texts, st.lists(texts).map(tuple)),
+    source=texts,
+    method=st.sampled_from(["computed", "measured", "read", "declared"]),
+    status=st.sampled_from(["verified", "reported", "unknown"]),
+    observed_at=st.sampled_from(["2026-11-24", "2026-11-24T10:00:00Z"]),
+    note=texts,
+)
+
+
+def dossier(*more: Evidence) -> Document:
+    return compose("Qwen/Qwen3-8B", (*WHOLE, *more))
+
+
+@given(st.lists(evidences, max_size=8), st.randoms())
+def test_the_same_evidence_makes_the_same_bytes_in_any_order(
+    evidence: list[Evidence], random: object
+) -> None:
+    shuffled = list(evidence) * 2
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert document_json(compose("r", evidence)) == document_json(compose("r", shuffled))
+
+
+@given(st.lists(evidences, max_size=8))
+def test_no_line_cites_evidence_that_is_not_there(evidence: list[Evidence]) -> None:
+    document = compose("r", evidence)
+    known = {each.id for each in document.evidence}
+    for section in document.sections:
+        for row in section.rows:
+            assert set(row.evidence) <= known
+            assert len(row.cells) == len(section.columns)
+            if row.standing in ("shown", "partly"):
+                assert row.evidence
+
+
+@given(st.lists(evidences, max_size=5))
+def test_hostile_text_reaches_no_format_as_markup(evidence: list[Evidence]) -> None:
+    evil = said("card.intended-use", "<script>alert(1)</script>|`x`\n# head")
+    document = compose("<b>r</b>", [*evidence, evil])
+    page = html(document)
+    assert "<script" not in page
+    assert "<b>r</b>" not in page
+    assert "\n# head" not in markdown(document)
+
+
+@pytest.mark.parametrize(
+    ("name", "items"),
+    [("nist_ai_rmf", 72), ("nist_ai_600_1", 12), ("eu_ai_act", 26), ("export_control", 6)],
+)
+def test_the_frameworks_are_whole(name: str, items: int) -> None:
+    framework = load_framework(name)
+    assert len(framework.items) == items
+    assert len({item.id for item in framework.items}) == items
+    assert all(bool(item.claims) != item.organisational for item in framework.items)
+    if name == "nist_ai_rmf":
+        counts = [
+            sum(item.id.startswith(function) for item in framework.items)
+            for function in ("GOVERN", "MAP", "MEASURE", "MANAGE")
+        ]
+        assert counts == [19, 18, 22, 13]
+
+
+def test_an_item_is_shown_only_where_every_claim_has_evidence() -> None:
+    rows = {row.label: row for row in dossier().section("nist-ai-rmf-1.0").rows}
+    assert rows["GOVERN 1.1"].standing == "shown"
+    assert rows["MAP 4.2"].standing == "gap"
+    assert rows["MAP 4.1"].standing == "partly"
+    assert rows["GOVERN 3.1"].standing == "organisational"
+    assert {*NAMES} == {"nist_ai_rmf", "nist_ai_600_1", "eu_ai_act", "export_control"}
+
+
+def test_unknown_is_a_gap_and_no_evidence() -> None:
+    document = compose("r", [said("governing.id", "", status="unknown")])
+    (row,) = [row for row in document.section("licence").rows if row.label == "Document"]
+    assert (row.standing, row.cells[0]) == ("gap", "unknown")
+    labels = [row.label for row in document.section("risks").rows]
+    assert "terms-absent" in labels
+
+
+def test_a_claimed_result_stands_beside_the_measured_one() -> None:
+    (row,) = dossier().section("benchmarks").rows
+    assert (row.label, row.cells, row.standing) == ("mmlu", ("0.77", "0.75"), "shown")
+
+
+def test_risks_are_owned_by_decision_only() -> None:
+    open_ = {row.label: row for row in dossier().section("risks").rows}
+    assert open_["not-scanned"].cells[2] == "nobody yet"
+    owned = dossier(
+        said("risk.owner.not-scanned", "Ada", method="declared"),
+        said("risk.due.not-scanned", "2026-12-31", method="declared"),
+    )
+    row = {row.label: row for row in owned.section("risks").rows}["not-scanned"]
+    assert (row.cells[2:], row.standing) == (("Ada", "2026-12-31"), "open")
+
+
+def test_the_boms_hold_against_the_official_schemas() -> None:
+    document = dossier()
+    assert (
+        JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx(document).decode()) is None
+    )
+    graph = spdx.SHACLObjectSet()
+    spdx.JSONLDDeserializer().read(io.BytesIO(spdx_json(document)), graph)
+    assert not graph.missing_ids
+    (package,) = graph.foreach_type(spdx.ai_AIPackage)
+    assert package.name == "Qwen/Qwen3-8B"
+    assert [getattr(each, "key", "") for each in package.ai_metric] == ["mmlu"]
+    assert len(list(graph.foreach_type(spdx.software_File))) == 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(evidences, max_size=6))
+def test_whatever_the_evidence_the_boms_are_valid(evidence: list[Evidence]) -> None:
+    document = compose("a/b", evidence)
+    assert (
+        JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx(document).decode()) is None
+    )
+    spdx.JSONLDDeserializer().read(io.BytesIO(spdx_json(document)), spdx.SHACLObjectSet())
+
+
+def test_the_pdf_is_one_and_the_same() -> None:
+    assert pdf(dossier()) == pdf(dossier())
+    assert pdf(dossier()).startswith(b"%PDF-")
+
+
+def write(folder: Path, document: Document, key_path: Path) -> str:
+    folder.mkdir()
+    key = load_key(key_path)
+    files = {
+        "dossier.json": document_json(document),
+        "dossier.html": html(document).encode(),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "dossier.sig.json").write_bytes(sign(files, key))
+    return public_text(key.public_key())
+
+
+def test_a_signed_dossier_holds_and_every_edit_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    public = write(folder, dossier(), tmp_path / "key.pem")
+    assert (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert problems(folder, public_key=public) == []
+    assert "another key" in problems(folder, public_key="AAAA")[0]
+    page = folder / "dossier.html"
+    page.write_text(page.read_text().replace("Apache-2.0", "MIT"))
+    assert problems(folder) == ["dossier.html was changed"]
+    page.unlink()
+    assert problems(folder) == ["dossier.html is missing"]
+    (folder / "dossier.sig.json").unlink()
+    assert problems(folder) == ["the dossier is not signed"]
+
+
+def test_a_document_that_its_evidence_does_not_say_is_found(tmp_path: Path) -> None:
+    honest = dossier()
+    first, *rest = honest.sections
+    row, *others = first.rows
+    forged = msgspec.structs.replace(row, cells=("studio", row.cells[1]))
+    lying = msgspec.structs.replace(
+        honest, sections=(msgspec.structs.replace(first, rows=(forged, *others)), *rest)
+    )
+    write(tmp_path / "d", lying, tmp_path / "key.pem")
+    assert problems(tmp_path / "d") == ["the document does not follow from its evidence"]
+
+
+def test_a_change_names_what_must_be_reviewed_again() -> None:
+    signed = said("sign-off.legal", "approved", method="declared", observed_at="2026-11-20")
+    old = dossier(signed)
+    later = [
+        msgspec.structs.replace(each, observed_at="2026-12-01")
+        if each.claim != "governing.id"
+        else said("governing.id", "LicenseRef-scancode-qwen-2024", observed_at="2026-12-01")
+        for each in WHOLE
+    ]
+    found = compare(old, compose("Qwen/Qwen3-8B", [*later, signed]))
+    assert [(each.kind, each.claim) for each in found.changes] == [("changed", "governing.id")]
+    assert "licence" in found.review
+    assert found.void_sign_offs == ("legal",)
+    assert compare(old, old).changes == ()
+
+
+def test_patterns_cover_what_lies_below_them_only() -> None:
+    assert matches("a.b", "a.*")
+    assert not matches("ab", "a.*")
+    assert not matches("a.b", "a")

@@ -69,11 +69,13 @@ def prune_magnitude(tensors: Tensors, share: float) -> Tensors:
 
 
 def prune_structure(config: Config, tensors: Tensors, share: float) -> Attacked:
-    """Drop the weakest `share` of FFN units (or experts) and one key-value group with its heads."""
+    """Drop the weakest `share` of FFN units (or experts) and a key-value group or two."""
     out = dict(tensors)
     size = head_size(config)
     groups, heads = int(config["num_key_value_heads"]), int(config["num_attention_heads"])
     per_group = heads // groups
+    # Transformers wants the width to be a multiple of the number of heads.
+    left = next(n for n in range(groups - 1, 0, -1) if config["hidden_size"] % (n * per_group) == 0)
     config = dict(config)
     for layer in range(config["num_hidden_layers"]):
         experts = config.get("num_experts")
@@ -89,14 +91,14 @@ def prune_structure(config: Config, tensors: Tensors, share: float) -> Attacked:
                 take_units(out, prefix, np.sort(np.argsort(-power)[:count]))
                 config["intermediate_size"] = count
         values = out[f"model.layers.{layer}.self_attn.v_proj.weight"].reshape(groups, -1)
-        kept = np.sort(np.argsort(-np.linalg.norm(values, axis=1))[: groups - 1])
+        kept = np.sort(np.argsort(-np.linalg.norm(values, axis=1))[:left])
         rows = (kept[:, None] * per_group + np.arange(per_group)).ravel()
         take_heads(out, layer, rows, kept, size)
     if config.get("num_experts"):
         config["num_experts"] -= config["num_experts"] // 4
     config |= {
-        "num_key_value_heads": groups - 1,
-        "num_attention_heads": (groups - 1) * per_group,
+        "num_key_value_heads": left,
+        "num_attention_heads": left * per_group,
         "head_dim": size,
     }
     return config, out

@@ -19,6 +19,8 @@ _COMMANDS = {
     "audit": ("qwenstack.cli.audit:audit", "Who did what, and that nobody rewrote it."),
     "hub": ("qwenstack.cli.hub:hub", "A hub that Hugging Face clients use unchanged."),
     "bench": ("qwenstack.cli.bench:bench", "Measure engines on this machine."),
+    "which": ("qwenstack.cli.which:which", "What a reference is, and which document governs it."),
+    "policy": ("qwenstack.cli.policy:policy", "Check a policy file, and what it decides."),
     "doctor": ("qwenstack.cli.doctor:doctor", "Check this machine and this installation."),
 }
 

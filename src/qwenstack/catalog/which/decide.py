@@ -36,13 +36,18 @@ _CONTROL: Final = re.compile(
 
 
 def which(
-    reference: str | Path, *, catalogue: Index | None = None, setting: Setting = Setting.ANY
+    reference: str | Path,
+    *,
+    catalogue: Index | None = None,
+    setting: Setting = Setting.ANY,
+    files: bool = True,
 ) -> Answer:
     """Say what `reference` is: layer, release, operator, governing document, and how we know.
 
     A path that exists is opened (headers and small text files only); everything else is read as
     text, against the catalogue, without a network. Never raises for a reference, however odd: what
-    can't be read is in the answer's `problems`. `setting` is what is known of who resolves it.
+    can't be read is in the answer's `problems`. `setting` is what is known of who resolves it. Without `files` no path is
+    opened: for names that somebody else wrote.
     """
     found = catalogue or index()
     text = str(reference)
@@ -61,7 +66,7 @@ def which(
         )
         text = _CONTROL.sub("", text)
     text = text.strip()
-    answer = _of_path(reference, text, found, problems)
+    answer = _of_path(reference, text, found, problems) if files else None
     if answer is None and _SNIPPET.search(text) and not command.is_command(text):
         from qwenstack.catalog.which.snippet import read as read_snippet
 

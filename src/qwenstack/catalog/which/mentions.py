@@ -87,7 +87,7 @@ def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
     """The references in `text`, in order. In `prose` a bare name must stand in code quotes."""
     # Escapes in JSON and source would stick to the word behind them; the length must not change.
     plain = _ESCAPES.sub("  ", text)
-    whole = _setting(plain)
+    whole = setting_of(plain)
     done = -1
     for hit in _INTERESTING.finditer(plain):
         if hit.start() < done:
@@ -99,13 +99,14 @@ def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
             continue
         line_end = plain.find("\n", hit.end())
         line = plain[line_start : line_end if line_end >= 0 else len(plain)][:1000]
-        near = _setting(line)
+        near = setting_of(line)
         setting = near if near is not Setting.ANY else whole
         if _refers(token, plain, start, line, setting, index, prose):
             yield Mention(token, start, setting)
 
 
-def _setting(text: str) -> Setting:
+def setting_of(text: str) -> Setting:
+    """Who resolves names in `text`, where the words in it speak for one only."""
     found = [
         setting
         for setting, words in (

@@ -97,7 +97,7 @@ def _part(mention: Mention, servers: list[Reading], index: Index) -> Answer:
             reading = provider.served(mention.text, server.host.operator, server.subject, index)
             return compose(mention.text, reading, (), index)
         setting = Setting.API
-    answer = which(mention.text, catalogue=index, setting=setting)
+    answer = which(mention.text, catalogue=index, setting=setting, files=False)
     if server is None:
         return answer
     if server.host is None:
@@ -156,3 +156,16 @@ def _together(shown: str, parts: list[Answer]) -> Answer:
         why=f"names {len(parts)} models: each has its own answer",
         parts=tuple(parts),
     )
+
+
+def beside(reference: str, text: str, index: Index | None = None) -> Answer:
+    """The answer for `reference` as whoever uses the configuration `text` would resolve it.
+
+    The server that the configuration names decides who operates the model, and its clients whether
+    a bare name is the API's, Ollama's, or that of weights.
+    """
+    from qwenstack.catalog.which.index import index as default
+    from qwenstack.catalog.which.mentions import setting_of
+
+    found = index or default()
+    return _part(Mention(reference, 0, setting_of(text)), _servers(text, found), found)

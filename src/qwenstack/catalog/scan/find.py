@@ -1,0 +1,210 @@
+"""Every model reference in a tree: walk, filter, extract, and answer each name once.
+
+Files are searched in batches, in this process or in several: a batch is the paths of some folders,
+and what comes back is the places found in it, in order, whoever worked on it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from qwenstack.catalog.scan.prefilter import FILE_BYTES_MAX, Candidate, Tally, candidates
+from qwenstack.catalog.scan.walk import Trouble, WalkLimits, walk
+from qwenstack.catalog.which.answer import Answer
+from qwenstack.catalog.which.decide import which
+from qwenstack.catalog.which.index import Index, index
+from qwenstack.catalog.which.mentions import Setting, find
+
+PLACES_MAX: Final = 100_000
+_PLACES_PER_FILE_MAX: Final = 2_000
+_BATCH_FILES: Final = 1_000
+_PROCESSES_FROM_FILES: Final = 8_000
+_TROUBLES_KEPT: Final = 1_000
+_PROSE: Final = (".md", ".rst", ".txt", ".adoc", ".html")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A reference in a file. `line` and `column` count from 1, the column in characters."""
+
+    path: str
+    line: int
+    column: int
+    reference: str
+    setting: Setting
+    text: str
+    """The line, shortened."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A place and what the reference in it is."""
+
+    place: Place
+    answer: Answer
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scan found. `troubles` are the places that were not looked at, or not whole."""
+
+    root: str
+    files: int
+    bytes_read: int
+    binary: int
+    findings: tuple[Finding, ...]
+    troubles: tuple[Trouble, ...]
+    truncated: bool = False
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What one batch gives: its places, and what it looked at."""
+
+    places: tuple[Place, ...]
+    files: int
+    bytes_read: int
+    binary: int
+    troubles: tuple[Trouble, ...]
+
+
+def scan(
+    root: Path,
+    *,
+    limits: WalkLimits | None = None,
+    file_bytes_max: int = FILE_BYTES_MAX,
+    jobs: int = 0,
+    catalogue: Index | None = None,
+    seen: Callable[[int], None] = lambda files: None,
+) -> Report:
+    """Scan the tree at `root`, or the one file that it is. Raises OSError if it is not there.
+
+    `jobs` is the number of processes, 0 for as many as help. `seen` is told how many files are
+    done.
+    """
+    found = catalogue or index()
+    places: list[Place] = []
+    totals = [0, 0, 0]
+    troubles: list[Trouble] = []
+    truncated = False
+    top, paths = _paths(root, limits or WalkLimits(), troubles)
+    for batch in _search(paths, top, file_bytes_max, jobs):
+        places += batch.places
+        totals = [
+            totals[0] + batch.files,
+            totals[1] + batch.bytes_read,
+            totals[2] + batch.binary,
+        ]
+        troubles += batch.troubles[: max(0, _TROUBLES_KEPT - len(troubles))]
+        seen(totals[0])
+        if len(places) >= PLACES_MAX:
+            del places[PLACES_MAX:]
+            truncated = True
+            break
+    return Report(
+        root=str(root),
+        files=totals[0],
+        bytes_read=totals[1],
+        binary=totals[2],
+        findings=tuple(_answered(places, found)),
+        troubles=tuple(troubles),
+        truncated=truncated,
+    )
+
+
+def _paths(root: Path, limits: WalkLimits, troubles: list[Trouble]) -> tuple[str, list[list[str]]]:
+    if root.is_file():
+        return f"{root.parent}/", [[str(root)]]
+    os.scandir(root).close()  # says now, and not as a trouble, that it is no folder
+    top = str(root).rstrip("/") + "/"
+    batches: list[list[str]] = [[]]
+    for paths in walk(str(root), limits, troubles):
+        for start in range(0, len(paths), _BATCH_FILES):
+            batches[-1] += paths[start : start + _BATCH_FILES]
+            if len(batches[-1]) >= _BATCH_FILES:
+                batches.append([])
+    return top, [batch for batch in batches if batch]
+
+
+def _search(
+    batches: Sequence[list[str]], top: str, file_bytes_max: int, jobs: int
+) -> Iterator[Found]:
+    files = sum(map(len, batches))
+    workers = jobs or (min(os.cpu_count() or 1, 8) if files >= _PROCESSES_FROM_FILES else 1)
+    if workers <= 1 or len(batches) < 2:
+        for batch in batches:
+            yield search(batch, top, file_bytes_max)
+        return
+    # Only a large scan pays for these imports and processes.
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial
+    from multiprocessing import get_context
+
+    context = get_context("forkserver" if os.name == "posix" else "spawn")
+    with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context) as pool:
+        work = partial(search, top=top, file_bytes_max=file_bytes_max)
+        try:
+            yield from pool.map(work, batches, chunksize=4)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def search(paths: Sequence[str], top: str, file_bytes_max: int = FILE_BYTES_MAX) -> Found:
+    """The places in `paths`; file names are given relative to `top`."""
+    tally = Tally()
+    found = index()
+    places = [
+        place
+        for candidate in candidates(paths, tally, file_bytes_max=file_bytes_max)
+        for place in places_in(candidate, top, found)
+    ]
+    return Found(tuple(places), tally.files, tally.bytes_read, tally.binary, tuple(tally.troubles))
+
+
+def places_in(candidate: Candidate, top: str, found: Index) -> Iterator[Place]:
+    """The references in one file's text."""
+    text = candidate.data.decode("utf-8", "replace")
+    path = candidate.path.removeprefix(top)
+    starts: list[int] | None = None
+    prose = path.casefold().endswith(_PROSE)
+    for number, mention in enumerate(find(text, found, prose=prose)):
+        if number >= _PLACES_PER_FILE_MAX:
+            return
+        if starts is None:
+            starts = _line_starts(text)
+        line = bisect.bisect_right(starts, mention.start)
+        begin = starts[line - 1]
+        end = text.find("\n", begin)
+        yield Place(
+            path=path,
+            line=line,
+            column=mention.start - begin + 1,
+            reference=mention.text,
+            setting=mention.setting,
+            text=text[begin : end if end >= 0 else len(text)].strip()[:160],
+        )
+
+
+def _line_starts(text: str) -> list[int]:
+    starts = [0]
+    at = text.find("\n")
+    while at >= 0:
+        starts.append(at + 1)
+        at = text.find("\n", at + 1)
+    return starts
+
+
+def _answered(places: list[Place], found: Index) -> Iterator[Finding]:
+    answers: dict[tuple[str, Setting], Answer] = {}
+    for place in places:
+        key = (place.reference, place.setting)
+        if key not in answers:
+            answers[key] = which_text(place.reference, found, place.setting)
+        yield Finding(place=place, answer=answers[key])
+
+
+def which_text(reference: str, found: Index, setting: Setting) -> Answer:
+    """The answer for a name found in a text: never for a file of that name on this machine."""
+    return which(reference, catalogue=found, setting=setting, files=False)

@@ -20,7 +20,9 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[dict[str, An
 
 def insert_one(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
     """Insert `row`; whether it was new."""
-    return connection.execute(_insert(connection, table), row).rowcount == 1
+    # Asked for in the statement: drivers disagree on how many rows an insert says it touched.
+    statement = _insert(connection, table).returning(*table.primary_key.columns)
+    return connection.execute(statement, row).first() is not None
 
 
 def batches(values: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy.exc import DBAPIError
 
+from qwenstack.catalog.read import CatalogueError
 from qwenstack.core.refusals import Refusal
+from qwenstack.dossier.gather.decisions import DecisionsError
+from qwenstack.dossier.gather.evaluation import EvaluationError
+from qwenstack.dossier.gather.studio import StudioError
+from qwenstack.dossier.seal import DossierError
 from qwenstack.engines.gguf import GgufError
 from qwenstack.engines.interface import EngineError
 from qwenstack.engines.models import ModelError
@@ -17,9 +22,13 @@ from qwenstack.studio.settings import SettingsError
 
 EXPECTED = (
     AlreadyRunning,
+    CatalogueError,
     DBAPIError,
     DatabaseUnavailable,
+    DecisionsError,
+    DossierError,
     EngineError,
+    EvaluationError,
     GgufError,
     HubError,
     ModelError,
@@ -29,6 +38,7 @@ EXPECTED = (
     PriceNotFound,
     Refusal,
     SettingsError,
+    StudioError,
 )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 
 import click
+
+from qwenstack.cli.groups import LazyGroup
 
 # Name, where it is, and its line in the overview: the overview imports none of them.
 _COMMANDS = {
@@ -21,30 +22,17 @@ _COMMANDS = {
     "bench": ("qwenstack.cli.bench:bench", "Measure engines on this machine."),
     "which": ("qwenstack.cli.which:which", "What a reference is, and which document governs it."),
     "policy": ("qwenstack.cli.policy:policy", "Check a policy file, and what it decides."),
+    "dossier": (
+        "qwenstack.cli.dossier:dossier",
+        "The reference file for legal and procurement, from evidence.",
+    ),
     "doctor": ("qwenstack.cli.doctor:doctor", "Check this machine and this installation."),
 }
 
 
-class _Lazy(click.Group):
-    """A group whose commands are imported one by one, so that each starts fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
-            return None
-        module, attribute = _COMMANDS[name][0].split(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, places=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="qwenstack")
 def qwenstack() -> None:
     """Open weights behind a metered, priced and limited API, as software you own.

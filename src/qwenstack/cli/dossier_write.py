@@ -1,0 +1,128 @@
+"""`qwenstack dossier write`: gather, compose, render, sign."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from qwenstack.catalog.load import load
+from qwenstack.catalog.which import which
+from qwenstack.cli.context import home_option, json_option, resolve_home
+from qwenstack.core.evidence import Evidence
+from qwenstack.dossier.compose import compose
+from qwenstack.dossier.document import Document
+from qwenstack.dossier.gather.catalogue import from_answer
+from qwenstack.dossier.gather.decisions import from_decisions
+from qwenstack.dossier.gather.evaluation import from_lm_eval
+from qwenstack.dossier.gather.studio import StudioError, from_studio
+from qwenstack.dossier.render import render_all
+from qwenstack.dossier.seal import SIGNATURE_NAME, document_json, load_key, sign
+
+KEY_NAME = "dossier.pem"
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
+@click.option("--deployment", help="A model name that a running studio serves.")
+@click.option("--studio", envvar="QWENSTACK_STUDIO", help="Its base URL (QWENSTACK_STUDIO).")
+@click.option(
+    "--decisions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file of what people decided: sign-offs, owners, processing.",
+)
+@click.option(
+    "--evaluation",
+    "evaluations",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A results file of lm-eval; may be given again.",
+)
+@click.option(
+    "--key",
+    "key_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Ed25519 key in PEM; default: one in the home folder, made when first needed.",
+)
+@home_option
+@json_option
+def write(
+    reference: str,
+    out: Path | None,
+    deployment: str | None,
+    studio: str | None,
+    decisions: Path | None,
+    evaluations: tuple[Path, ...],
+    key_path: Path | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the dossier of REF: HTML, PDF, Markdown, JSON, CycloneDX and SPDX, signed.
+
+    REF is anything that `qwenstack which` takes. For --deployment, the admin key is read from
+    QWENSTACK_ADMIN_KEY. With --json the document is printed, and written only with --out.
+
+    \b
+    Examples:
+      qwenstack dossier Qwen/Qwen3-8B
+      qwenstack dossier ./my-model --decisions decisions.toml --evaluation results.json
+      qwenstack dossier qwen-plus --json
+    """
+    evidence = list(_gather(reference, deployment, studio, decisions, evaluations))
+    document = compose(reference, evidence, deployment=deployment)
+    if as_json:
+        click.echo(document_json(document), nl=False)
+        if out is None:
+            return
+    folder = out or Path(f"{_file_name(reference)}.dossier")
+    key = load_key(key_path or resolve_home(home) / KEY_NAME)
+    files = render_all(document)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / SIGNATURE_NAME).write_bytes(sign(files, key))
+    if not as_json:
+        _summary(document, folder)
+
+
+def _gather(
+    reference: str,
+    deployment: str | None,
+    studio: str | None,
+    decisions: Path | None,
+    evaluations: tuple[Path, ...],
+) -> list[Evidence]:
+    evidence = from_answer(which(reference), load())
+    if deployment is not None:
+        key = os.environ.get("QWENSTACK_ADMIN_KEY", "")
+        if studio is None or not key:
+            raise StudioError(
+                "--deployment asks a running studio: give --studio URL and set QWENSTACK_ADMIN_KEY"
+            )
+        evidence += from_studio(studio, key, deployment, reference)
+    for path in evaluations:
+        evidence += from_lm_eval(path, reference)
+    if decisions is not None:
+        evidence += from_decisions(decisions, reference)
+    return evidence
+
+
+def _file_name(reference: str) -> str:
+    name = "".join(each if each.isalnum() or each in "._-" else "-" for each in reference[-80:])
+    return name.strip(".-") or "reference"
+
+
+def _summary(document: Document, folder: Path) -> None:
+    table = Table("section", "shown", "gaps", "conflicts", title=document.reference)
+    for section in document.sections:
+        counts = [
+            sum(row.standing in kinds for row in section.rows)
+            for kinds in (("shown", "partly"), ("gap",), ("conflict",))
+        ]
+        table.add_row(section.title, *(str(count or "") for count in counts))
+    Console().print(table)
+    click.echo(f"Written to {folder}: open {folder / 'dossier.html'}.")

@@ -78,7 +78,9 @@ def _sixths(values: npt.NDArray[np.float64], unit: npt.NDArray[np.float16]) -> B
     return np.clip(np.rint(values / divisor), 0, 63).astype(np.uint8)
 
 
-def write_gguf(folder: Path, config: Config, tensors: Tensors, kind: str, source: Path) -> None:
+def write_gguf(
+    folder: Path, config: Config, tensors: Tensors, kind: str, source: Path | None
+) -> None:
     """`folder/model-KIND.gguf`, named and laid out as llama.cpp's converter does it."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(
@@ -95,7 +97,7 @@ def write_gguf(folder: Path, config: Config, tensors: Tensors, kind: str, source
     writer.close()
 
 
-def _write_about(writer: Any, config: Config, kind: str, source: Path) -> None:
+def _write_about(writer: Any, config: Config, kind: str, source: Path | None) -> None:
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -120,6 +122,8 @@ def _write_about(writer: Any, config: Config, kind: str, source: Path) -> None:
             "Q4_K": kinds.MOSTLY_Q4_K_S,
         }[kind]
     )
+    if source is None:
+        return
     vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]
     words = sorted(vocabulary["vocab"], key=vocabulary["vocab"].__getitem__)
     words += [f"[PAD{index}]" for index in range(len(words), config["vocab_size"])]

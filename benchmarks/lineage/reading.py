@@ -28,14 +28,15 @@ def read(zoo: Path, entry: Entry, config: Config) -> Tensors | None:
     if entry.format == "peft":
         return None
     if entry.format == "gguf":
-        return _from_gguf(next(folder.glob("*.gguf")), config)
+        return from_gguf(next(folder.glob("*.gguf")), config)
     tensors = weights.read_tensors(folder)
     if entry.format in ("gptq", "awq"):
         return _from_int4(tensors, entry.format)
     return tensors
 
 
-def _from_gguf(file: Path, config: Config) -> Tensors:
+def from_gguf(file: Path, config: Config) -> Tensors:
+    """A GGUF file's tensors, dequantised, under the usual names."""
     usual = {value: key for key, value in gguf_names().items()}
     out: Tensors = {}
     for tensor in gguf.GGUFReader(str(file)).tensors:

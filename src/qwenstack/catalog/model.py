@@ -202,7 +202,7 @@ class Release(Record, frozen=True, kw_only=True):
     """All weights, as counted or as published; `note` says which."""
     active_parameters: Fact[int]
     """Weights used for a token, for a mixture of experts; unknown for a dense model."""
-    size_label: str
+    size_label: str = ""
     """The size as the vendor writes it: `8B`, `30B-A3B`."""
     context: Fact[int]
     """Native context length in tokens."""
@@ -308,14 +308,15 @@ class ApiTerms(Record, frozen=True, kw_only=True):
 class ApiHost(Record, frozen=True, kw_only=True):
     """A host name that serves models. `id` is the host, or `*.suffix` for a family of them."""
 
-    operator: str
+    operator: str = ""
+    """Id of an organisation; empty where it is not known or whoever runs it."""
     region: Fact[str]
     scope: str = ""
     terms: Fact[str]
     """Id of the ApiTerms."""
     base_paths: tuple[str, ...] = ()
     kind: str = "api"
-    """`api`, `hub` (serves weights), `registry` (Ollama's) or `local`."""
+    """`api`, `hub` (serves weights), `registry` (Ollama's), `site` (for people) or `local`."""
     serves: str = ""
 
 
@@ -382,7 +383,8 @@ class Lag(Record, frozen=True, kw_only=True):
     """Between the hosted and the open date of what is said to be one thing."""
 
     release: str
-    hosted: str
+    hosted: str = ""
+    """Id of the hosted name; empty where it is served by somebody else, as the note says."""
     open_date: Fact[datetime.date]
     hosted_date: Fact[datetime.date]
 

@@ -3,7 +3,8 @@
 A record is an array of tables named after its kind (`[[release]]`). Its `source`, `checked` and
 `status` (or the file's `[defaults]`) hold for all its facts; a fact that was read elsewhere is a
 table: `licence = {value = "Apache-2.0", source = "gpustack", status = "reported"}`. A fact that
-is left out is unknown. A fact that two sources contradict names the other in `otherwise`.
+is left out is unknown. A fact that two sources contradict names the other in `otherwise`. A
+release's repos are ids as listed in `repos_source` (or the record's source), or tables.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ _PROVENANCE = ("source", "checked", "status")
 _SNAPSHOT_INHERITS = ("operator", "modality", "context", "title", "state", *_PROVENANCE)
 
 _QUANTISATIONS = re.compile(
-    r"-(FP8|AWQ|GPTQ-Int4|GPTQ-Int8|GGUF|MLX-4bit|MLX-6bit|MLX-8bit|MLX-bf16|Int4|Int8)$"
+    r"-(FP8|AWQ|GPTQ-Int4|GPTQ-Int8|GGUF|MLX-4bit|MLX-6bit|MLX-8bit|MLX-bf16|MLX|Int4|Int8)$"
 )
 _TUNINGS = re.compile(
     r"-(Base|Instruct|Chat|Thinking|Captioner|CustomVoice|VoiceDesign|Preview)"
@@ -179,7 +180,7 @@ def _record(kind: str, raw: dict[str, object]) -> Record | Source | str:
     struct = KINDS[kind]
     fields = _fields(struct)
     for field in raw:
-        if field not in fields:
+        if field not in fields and not (kind == "release" and field == "repos_source"):
             return f"{field}: no such field{_did_you_mean(field, fields)}"
     if struct is Source:
         return _convert(raw, struct)
@@ -200,6 +201,7 @@ def _record(kind: str, raw: dict[str, object]) -> Record | Source | str:
         if isinstance(repos, str):
             return repos
         whole["repos"] = repos
+        whole.pop("repos_source", None)
     if kind == "hosted":
         whole["prices"] = [
             {"source": raw["source"], "checked": raw["checked"], **price}
@@ -239,6 +241,7 @@ def _fact(field: str, raw: Mapping[str, object]) -> dict[str, object] | str:
 def _repos(raw: Mapping[str, object]) -> list[dict[str, object]] | str:
     """The release's repos; tuning and quantisation from the name where they are not written."""
     repos: list[dict[str, object]] = []
+    listed_in = raw.get("repos_source", raw["source"])
     for each in _list(raw.get("repos", [])):
         own = {"id": each} if isinstance(each, str) else each
         if not isinstance(own, dict) or not isinstance(own.get("id"), str):
@@ -248,7 +251,7 @@ def _repos(raw: Mapping[str, object]) -> list[dict[str, object]] | str:
             return f"repos: {unknown} is no part of a repo"
         name = str(own["id"])
         repo = {
-            "source": raw["source"],
+            "source": listed_in,
             "checked": raw["checked"],
             "tuning": tuning_of(name),
             "quantisation": quantisation_of(name),

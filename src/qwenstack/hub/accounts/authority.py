@@ -12,10 +12,10 @@ from sqlalchemy.exc import OperationalError
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.directory import find_account, organisations_of
 from qwenstack.hub.accounts.identity import Identity, UsedToken, anonymous
-from qwenstack.hub.accounts.rights import Action, Decision, may, may_create
+from qwenstack.hub.accounts.rights import HIDDEN, Action, Decision, may, may_create
 from qwenstack.hub.accounts.tokens import Token, find_token, token_of_secret, touch_token
 from qwenstack.hub.errors import Forbidden, GatedRepo, NotFound, RepoNotFound, Unauthorized
-from qwenstack.hub.registry.repos import Repo
+from qwenstack.hub.registry.repos import Kind, Repo, find_repo
 from qwenstack.storage.hub_tables import access_requests
 
 _LOG = logging.getLogger(__name__)
@@ -69,6 +69,20 @@ class Accounts:
         with self._reading() as connection:
             accepted = is_accepted(connection, repo.id, identity.account)
         return may(identity, repo, action, accepted=accepted)
+
+    def find(
+        self, connection: Connection, identity: Identity, kind: Kind, name: str, action: Action
+    ) -> Repo:
+        """The repo of this name, which the identity may do `action` with. Raises HubError."""
+        repo = find_repo(connection, kind, name)
+        if repo is None:
+            raise RepoNotFound(HIDDEN)
+        decision = may(identity, repo, action)
+        if decision.gated and identity.account is not None:
+            accepted = is_accepted(connection, repo.id, identity.account)
+            decision = may(identity, repo, action, accepted=accepted)
+        refuse(decision)
+        return repo
 
     def check(self, identity: Identity, repo: Repo, action: Action) -> None:
         """Raises RepoNotFound for whoever may not know of the repo, GatedRepo, Forbidden."""

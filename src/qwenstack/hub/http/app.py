@@ -40,6 +40,7 @@ _MODULES = (
     "likes",
     "gated",
     "xet",
+    "pages",
 )
 
 

@@ -309,9 +309,11 @@ def read_talk(connection: Connection, repo: Repo, number: int) -> Talk:
         if merged is None:
             changes = read_changes(connection, repo.id, source, discussion.target)
         else:
-            # Against the target as it was, which is the merge's first parent.
+            # Against the target as it was: a merge's first parent, or where nothing was to merge
+            # the commit itself.
             parents = find_commit(connection, repo.id, merged).parents
-            changes = read_changes(connection, repo.id, source, parents[0] if parents else merged)
+            before = parents[0] if len(parents) > 1 else merged
+            changes = read_changes(connection, repo.id, source, before)
     people = _people(events) | {discussion.author}
     return Talk(discussion, events, accounts_named(connection, people), changes)
 

@@ -40,7 +40,7 @@ class _Likes:
 
     async def like(self, request: web.Request) -> web.Response:
         repo, identity = await open_repo(self._hub, request, "see")
-        account = _liker(identity)
+        account = liker(identity)
 
         def write() -> None:
             with self._hub.database.begin() as connection:
@@ -51,7 +51,7 @@ class _Likes:
 
     async def unlike(self, request: web.Request) -> web.Response:
         repo, identity = await open_repo(self._hub, request, "see")
-        account = _liker(identity)
+        account = liker(identity)
 
         def write() -> None:
             with self._hub.database.begin() as connection:
@@ -105,7 +105,7 @@ class _Likes:
         )
 
 
-def _liker(identity: Identity) -> str:
+def liker(identity: Identity) -> str:
     """The account that likes; a read token only reads."""
     if identity.account is None or identity.token is None:
         raise Unauthorized("Liking a repo needs a token; make one and set HF_TOKEN.")

@@ -41,8 +41,12 @@ def cursor_of(request: web.Request, kind: type[_T]) -> _T | None:
         raise BadRequest("cursor is none of this list; begin again without it") from error
 
 
+def cursor_text(place: object) -> str:
+    """A place as the opaque text that stands in a query."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
 def next_link(hub: Hub, request: web.Request, place: object) -> dict[str, str]:
     """The `Link` header to what follows `place`, with the same question."""
-    cursor = base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
-    url = request.rel_url.update_query({"cursor": cursor})
+    url = request.rel_url.update_query({"cursor": cursor_text(place)})
     return {"Link": f'<{base_url(hub, request)}{url.raw_path_qs}>; rel="next"'}

@@ -17,7 +17,6 @@ from markdown_it import MarkdownIt
 
 TEXT_CHARACTERS_MAX = 512 * 1024
 _NESTING_MAX = 30
-_FRONT_MATTER = re.compile(r"\A---\s*\n.*?\n---\s*(?:\n|\Z)", re.DOTALL)
 
 _TAGS = {
     *("h1", "h2", "h3", "h4", "h5", "h6", "p", "br", "hr", "blockquote", "pre", "code", "kbd"),
@@ -40,11 +39,6 @@ _GONE = {"script", "style", "title", "textarea", "noscript", "template", "iframe
 _LANGUAGE = re.compile(r"language-[a-z0-9+#-]{1,30}")
 _IMAGE = re.compile(r"<img\b[^>]*>")
 _IMAGE_ATTRIBUTE = re.compile(r'\b(src|alt)="([^"]*)"')
-
-
-def strip_front_matter(text: str) -> str:
-    """The card without its YAML header."""
-    return _FRONT_MATTER.sub("", text, count=1)
 
 
 def render(text: str, *, files_at: str | None = None) -> str:

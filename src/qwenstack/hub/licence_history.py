@@ -1,0 +1,99 @@
+"""How a repo's licence changed from commit to commit: what was declared, and its text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from qwenstack.hub.facts import LicenceFacts
+
+_LINES_MAX: Final = 4_000
+_DIFF_LINES_MAX: Final = 2_000
+
+
+class LicenceRevision(msgspec.Struct, frozen=True):
+    """The licence as it stood in one commit."""
+
+    commit: str
+    at_us: int
+    author: str
+    licence: LicenceFacts
+
+
+class LicenceChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit that changed the licence. `diff` is unified, empty where the text stayed the same.
+
+    `before` is None for the first commit that has any licence, `words` say what changed in a line.
+    """
+
+    commit: str
+    at_us: int
+    author: str
+    words: str
+    before: LicenceFacts | None
+    after: LicenceFacts
+    diff: str
+
+
+def licence_history(revisions: Iterable[LicenceRevision]) -> list[LicenceChange]:
+    """The changes among `revisions`, which are given oldest first; the first one sets the start."""
+    changes: list[LicenceChange] = []
+    before: LicenceFacts | None = None
+    for revision in revisions:
+        after = revision.licence
+        if _same(before, after):
+            continue
+        changes.append(
+            LicenceChange(
+                commit=revision.commit,
+                at_us=revision.at_us,
+                author=revision.author,
+                words=_words(before, after),
+                before=before,
+                after=after,
+                diff=_difference(before, after),
+            )
+        )
+        before = after
+    return changes
+
+
+def _same(before: LicenceFacts | None, after: LicenceFacts) -> bool:
+    return (before or LicenceFacts()) == after
+
+
+def _words(before: LicenceFacts | None, after: LicenceFacts) -> str:
+    old = before or LicenceFacts()
+    parts = []
+    for what, was, is_ in (
+        ("declared", _declared(old), _declared(after)),
+        ("the file", old.file_id or old.file, after.file_id or after.file),
+    ):
+        if was != is_:
+            parts.append(f"{what}: {was or 'none'} → {is_ or 'none'}")
+    if not parts:
+        parts.append("the text changed" if old.sha256 != after.sha256 else "the link changed")
+    return "; ".join(parts)
+
+
+def _declared(licence: LicenceFacts) -> str | None:
+    if licence.declared == "other" and licence.declared_name is not None:
+        return licence.declared_name
+    return licence.declared
+
+
+def _difference(before: LicenceFacts | None, after: LicenceFacts) -> str:
+    old, new = (before.text if before else None) or "", after.text or ""
+    if old == new:
+        return ""
+    old_lines, new_lines = old.splitlines(), new.splitlines()
+    if max(len(old_lines), len(new_lines)) > _LINES_MAX:
+        return f"the texts have over {_LINES_MAX} lines: compare the files"
+    old_name = (before.file if before else None) or "/dev/null"
+    lines = list(
+        difflib.unified_diff(old_lines, new_lines, old_name, after.file or "/dev/null", lineterm="")
+    )
+    return "\n".join(lines[:_DIFF_LINES_MAX])

@@ -104,7 +104,7 @@ def _answer(reference: str, configs: tuple[Path, ...]) -> Answer:
     from qwenstack.catalog.which.decide import which as resolve
 
     if reference == "-":
-        reference = click.get_text_stream("stdin").read(1_100_000)
+        reference = sys.stdin.read(1_100_000)
     if configs:
         from qwenstack.catalog.which.snippet import beside
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from qwenstack.catalog.scan.find import Report
     from qwenstack.catalog.which import Answer
 
-_LABEL_COLUMNS = 16
+_LABEL_COLUMNS = 19
 _SECONDS_BEFORE_COUNTING = 2.0
 _DUTIES_SHOWN_MAX = 12
+_SAID_ABOVE = ("base", "licence", "licence as stated")
 _COLOURS = {
     "weights": "green", "studio": "cyan", "community": "magenta", "research": "blue",
     "corporate": "blue", "unknown": "yellow", "allow": "green", "warn": "yellow", "deny": "red",
@@ -43,11 +44,11 @@ def print_answer(answer: Answer, decision: Decision | None, indent: str = "") ->
     for label, text in rows:
         _row(label, text, indent)
     for line in answer.lines:
+        if line.label in _SAID_ABOVE and line.value in (answer.base, answer.governing_document.id):
+            continue
         source = f"{line.source}, {line.checked}" if line.checked else line.source
         _row(line.label, f"{line.value}  {_dim(f'{line.status.value}: {source}')}", indent)
-    for number, duty in enumerate(answer.obligations[:_DUTIES_SHOWN_MAX]):
-        text = f"{duty.kind}: {duty.text}  {_dim(f'{duty.source}, {duty.checked}')}"
-        _row("obligations" if number == 0 else "", text, indent)
+    _obligations(answer, indent)
     for text in answer.conflicts:
         _row(click.style("conflict", fg="yellow"), text, indent)
     for text in answer.problems:
@@ -65,6 +66,19 @@ def print_answer(answer: Answer, decision: Decision | None, indent: str = "") ->
             outcome = click.style(reason.outcome.value, fg=_COLOURS[reason.outcome.value])
             _row("policy", f"{outcome}  {reason.rule.value}: {reason.text}", indent)
     click.echo()
+
+
+def _obligations(answer: Answer, indent: str) -> None:
+    """Each duty with its clause; the text they were read in once, where it is the same."""
+    said = ""
+    for number, duty in enumerate(answer.obligations[:_DUTIES_SHOWN_MAX]):
+        clause = f" ({duty.clause})" if duty.clause else ""
+        source = f"{duty.source}, {duty.checked}"
+        shown = "" if source == said else f"  {_dim(source)}"
+        said = source
+        _row(
+            "obligations" if number == 0 else "", f"{duty.kind}: {duty.text}{clause}{shown}", indent
+        )
 
 
 def print_report(report: Report, decisions: list[Decision]) -> None:

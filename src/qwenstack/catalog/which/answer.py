@@ -33,10 +33,12 @@ class GoverningDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Duty(msgspec.Struct, frozen=True, kw_only=True):
-    """One obligation that follows from the governing document."""
+    """One obligation that follows from `document`; `clause` is where it stands in that text."""
 
     kind: str
     text: str
+    document: str = ""
+    clause: str = ""
     source: str = ""
     checked: datetime.date | None = None
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
 from qwenstack.catalog.model import (
-    ApiTerms,
     Derivative,
     Fact,
     HostedKind,
@@ -56,10 +55,10 @@ def compose(reference: str, reading: Reading, others: Sequence[Reading], index: 
         publisher=_publisher(reading, index),
         repo=reading.repo.id if reading.repo else None,
         why=reading.why,
-        region=reading.host.region.value if reading.host else None,
+        region=reading.region or (reading.host.region.value if reading.host else None),
         released=_dated(reading),
         lines=lines,
-        suggestions=_suggestions(reading),
+        suggestions=_suggestions(reading, index),
         conflicts=(*reading.conflicts, *conflicts),
         problems=reading.problems,
     )
@@ -98,7 +97,7 @@ def _status(reading: Reading) -> Status:
         return reading.status
     records: list[Record | None] = [reading.release, reading.hosted, reading.derivative]
     records += [reading.tag, reading.negative]
-    if reading.kind is Kind.API_URL:
+    if reading.kind in (Kind.API_URL, Kind.SITE):
         records.append(reading.host)
     if reading.kind in (Kind.ORGANISATION, Kind.GENERATION):
         records += [reading.organisation, reading.generation]
@@ -125,6 +124,8 @@ def _operator(reading: Reading, index: Index) -> str:
 
 
 def _publisher(reading: Reading, index: Index) -> str:
+    if reading.hosted is not None:
+        return _name(reading.hosted.operator, index)
     if reading.derivative is not None:
         return _name(reading.derivative.organisation, index)
     if reading.organisation is not None:
@@ -148,10 +149,16 @@ def _dated(reading: Reading) -> datetime.date | None:
     return reading.release.released.value if reading.release is not None else None
 
 
-def _suggestions(reading: Reading) -> tuple[str, ...]:
+def _suggestions(reading: Reading, index: Index) -> tuple[str, ...]:
     if reading.negative is not None:
-        return reading.negative.instead
+        return tuple(_written(each, index) for each in reading.negative.instead)
     return reading.candidates
+
+
+def _written(record_id: str, index: Index) -> str:
+    """A release as its first repo, so that what is suggested can be used; else the id itself."""
+    release = index.catalogue.find_release(record_id)
+    return release.repos[0].id if release is not None and release.repos else record_id
 
 
 # --- the governing document ---
@@ -172,23 +179,39 @@ def _governing(
 
 
 def _terms(reading: Reading, index: Index) -> GoverningDocument:
-    """The operator's terms: of the host, else of the only operator that can be meant."""
-    terms: ApiTerms | None = None
-    checked = None
-    if reading.host is not None and reading.host.terms.value:
-        terms = index.catalogue.find_terms(reading.host.terms.value)
-        checked = reading.host.terms.checked
-    elif reading.hosted is not None:
-        owned = [each for each in index.catalogue.terms if each.operator == reading.hosted.operator]
-        terms = owned[0] if owned else None
-    if terms is None:
+    """The operator's terms where the host tells them; a name alone leaves open which apply."""
+    host = reading.host
+    if host is not None:
+        terms = index.catalogue.find_terms(host.terms.value) if host.terms.value else None
+        return GoverningDocument(
+            kind=GoverningKind.API_TERMS,
+            id=terms.id if terms is not None else UNKNOWN,
+            source=terms.locator if terms is not None else _why_unknown(host.terms, index),
+            checked=host.terms.checked,
+        )
+    operator = reading.hosted.operator if reading.hosted is not None else reading.operator
+    known = [each for each in index.catalogue.terms if each.operator == operator]
+    every = {each.terms.value for each in index.catalogue.hosts if each.operator == operator}
+    if len(known) == 1 and every <= {known[0].id}:
+        return GoverningDocument(
+            kind=GoverningKind.API_TERMS,
+            id=known[0].id,
+            source=known[0].locator,
+            checked=known[0].checked,
+        )
+    if not known:
         return GoverningDocument(kind=GoverningKind.API_TERMS)
     return GoverningDocument(
         kind=GoverningKind.API_TERMS,
-        id=terms.id,
-        source=terms.locator or _title(terms.source, index),
-        checked=checked or terms.checked,
+        source="depends on the account, which the name does not say: "
+        + "; ".join(f"{each.id} ({each.covers})" for each in known)
+        + ("; elsewhere not known" if None in every else ""),
+        checked=min(each.checked for each in known),
     )
+
+
+def _why_unknown(fact: Fact[T], index: Index) -> str:
+    return fact.note or _title(fact.source, index)
 
 
 def _licence(
@@ -230,6 +253,8 @@ def _derivative(
             Duty(
                 kind=each.kind,
                 text=f"from the base's licence, {upstream}: {each.text}",
+                document=each.document,
+                clause=each.clause,
                 source=each.source,
                 checked=each.checked,
             )
@@ -265,9 +290,9 @@ def duties_of(licence_id: str | None) -> tuple[Duty, ...]:
     return tuple(
         Duty(
             kind=each.kind.value,
-            text=f"{each.summary} ({found.id}, clause {each.clause})"
-            if each.clause
-            else each.summary,
+            text=each.summary,
+            document=found.id,
+            clause=each.clause,
             source=found.source,
             checked=found.checked,
         )
@@ -301,7 +326,7 @@ def _lines(reading: Reading, document: GoverningDocument, index: Index) -> Itera
         yield from _fact("licence as stated", reading.derivative.licence, index)
     if reading.tag is not None:
         yield from _fact("size in bytes", reading.tag.size_bytes, index)
-        yield from _fact("licence that the tag carries", reading.tag.licence_carried, index)
+        yield from _fact("licence in the tag", reading.tag.licence_carried, index)
     if reading.host is not None:
         yield from _fact("region", reading.host.region, index)
     if reading.negative is not None:
@@ -329,7 +354,7 @@ def _hosted_lines(hosted: HostedModel, index: Index) -> Iterator[Line]:
         yield from _fact("end as announced", hosted.retirement_noticed, index)
     if hosted.retired.known:
         yield from _fact("ended", hosted.retired, index)
-    yield from _fact("open weights behind it", hosted.open_counterpart, index)
+    yield from _fact("open weights", hosted.open_counterpart, index)
     yield from _fact("context", hosted.context, index)
 
 
@@ -393,9 +418,9 @@ def _title(key: str, index: Index) -> str:
 
 
 def _likenesses(reading: Reading, others: Sequence[Reading], index: Index) -> Iterator[Likeness]:
-    seen = {(reading.kind.value, fold(reading.subject))}
-    for like in (*map(_other, others), *_same_name(reading, index), *_recorded(reading, index)):
-        key = (like.kind, fold(like.reference))
+    seen = {fold(reading.subject)}
+    for like in (*_recorded(reading, index), *map(_other, others), *_same_name(reading, index)):
+        key = fold(like.reference)
         if key not in seen:
             seen.add(key)
             yield like
@@ -483,4 +508,7 @@ def _layer_of(name: str, index: Index) -> str:
         return Layer.COMMUNITY.value
     if catalogue.find_hosted(name):
         return Layer.STUDIO.value
+    tag = catalogue.find_ollama(name) if ":" in name else None
+    if tag is not None and not tag.cloud:
+        return (Layer.COMMUNITY if tag.derivative else Layer.WEIGHTS).value
     return UNKNOWN

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from qwenstack.catalog.model import Status
 from qwenstack.catalog.which import (
     command,
     digest,
@@ -46,8 +47,8 @@ def which(
 
     A path that exists is opened (headers and small text files only); everything else is read as
     text, against the catalogue, without a network. Never raises for a reference, however odd: what
-    can't be read is in the answer's `problems`. `setting` is what is known of who resolves it. Without `files` no path is
-    opened: for names that somebody else wrote.
+    can't be read is in the answer's `problems`. `setting` is what is known of who resolves it.
+    Without `files` no path is opened: for names that somebody else wrote.
     """
     found = catalogue or index()
     text = str(reference)
@@ -124,10 +125,33 @@ def _of_text(text: str, found: Index, setting: Setting) -> Answer:
     if taken is None:
         return unknown(shown, text, found)
     others = [each for each in all_readings if each is not taken]
-    answer = compose(shown, taken, others, found)
+    answer = compose(shown, _doubted(taken, others), others, found)
     if answer.status.value == UNKNOWN and not answer.suggestions and taken.sure < Sureness.LISTED:
         return _suggesting(answer, text, found)
     return answer
+
+
+def _doubted(taken: Reading, others: list[Reading]) -> Reading:
+    """`taken`, and where its name was not written exactly so: which other layer it could be on."""
+    rivals = [
+        each
+        for each in others
+        if taken.sure < Sureness.EXACT
+        and each.sure >= Sureness.SHAPED
+        and each.layer not in (None, taken.layer)
+    ]
+    if not rivals or taken.layer is None:
+        return taken
+    import msgspec
+
+    texts = tuple(
+        f"it can also be read as {each.kind.value} {each.subject}, layer "
+        f"{each.layer.value if each.layer else UNKNOWN}: {each.why}"
+        for each in rivals
+    )
+    return msgspec.structs.replace(
+        taken, status=Status.UNKNOWN, conflicts=(*taken.conflicts, *texts)
+    )
 
 
 def unknown(shown: str, text: str, found: Index, why: str = "") -> Answer:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from qwenstack.catalog.model import Status
+from qwenstack.catalog.which import operators
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.core.layers import Layer
@@ -33,13 +35,31 @@ def read(text: str, index: Index) -> Iterator[Reading]:
     if record is not None and record.kind in _HUB_KINDS:
         return
     if record is not None and record.kind != "local":
+        owner = index.catalogue.find_organisation(record.operator)
+        name = owner.name if owner else record.operator
+        site = record.kind == "site"
+        yield Reading(
+            kind=Kind.SITE if site else Kind.API_URL,
+            sure=Sureness.EXACT if match["scheme"] or match["path"] else Sureness.LISTED,
+            why=f"a site of {name}"
+            if site
+            else f"a host of {name}; which model runs is said by the request",
+            subject=host,
+            layer=owner.layer if site and owner else Layer.STUDIO,
+            host=record,
+        )
+    elif found := operators.of_host(host):
+        operator, region = found
         yield Reading(
             kind=Kind.API_URL,
             sure=Sureness.EXACT if match["scheme"] or match["path"] else Sureness.LISTED,
-            why=f"a host of {record.operator}; which model runs is said by the request",
+            why=f"a host of {operator.name}; which model runs is said by the request",
             subject=host,
             layer=Layer.STUDIO,
-            host=record,
+            operator=operator.name,
+            region=region,
+            status=Status.REPORTED,
+            claims=(("operator", f"{operator.name} ({operators.SOURCE}, {operators.CHECKED})"),),
         )
     elif _LOCAL.fullmatch(host) and (match["scheme"] or match["port"]):
         yield Reading(

@@ -48,7 +48,14 @@ class Index:
         return {
             fold(name): each
             for each in self.catalogue.organisations
-            for name in (*each.code_names, each.name, each.id, *each.hub_names)
+            for name in (
+                *each.code_names,
+                each.name,
+                each.name.partition(" (")[0],
+                each.name.removesuffix(" Holding Limited"),
+                each.id,
+                *each.hub_names,
+            )
         }
 
     @functools.cached_property

@@ -8,44 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
-from qwenstack.catalog.which import hosted, hub, ollama
+from qwenstack.catalog.model import ApiHost
+from qwenstack.catalog.which import hosted, hub, ollama, operators
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import fold
 from qwenstack.core.layers import Layer
 
-
-class _Operator(NamedTuple):
-    name: str
-    host: str
-
-
-_PREFIXES: Final = {
-    "openrouter": _Operator("OpenRouter", "openrouter.ai"),
-    "together_ai": _Operator("Together AI", "api.together.xyz"),
-    "together": _Operator("Together AI", "api.together.xyz"),
-    "fireworks_ai": _Operator("Fireworks AI", "api.fireworks.ai"),
-    "deepinfra": _Operator("DeepInfra", "api.deepinfra.com"),
-    "groq": _Operator("Groq", "api.groq.com"),
-    "bedrock": _Operator("Amazon Bedrock", "bedrock-runtime.us-east-1.amazonaws.com"),
-    "vertex_ai": _Operator("Google Vertex AI", "aiplatform.googleapis.com"),
-    "azure_ai": _Operator("Microsoft Azure", "services.ai.azure.com"),
-    "cerebras": _Operator("Cerebras", "api.cerebras.ai"),
-    "novita": _Operator("Novita AI", "api.novita.ai"),
-    "nebius": _Operator("Nebius", "api.studio.nebius.com"),
-    "nvidia_nim": _Operator("NVIDIA", "integrate.api.nvidia.com"),
-    "replicate": _Operator("Replicate", "api.replicate.com"),
-    "siliconflow": _Operator("SiliconFlow", "api.siliconflow.cn"),
-    "hyperbolic": _Operator("Hyperbolic", "api.hyperbolic.xyz"),
-    "sambanova": _Operator("SambaNova", "api.sambanova.ai"),
-    "scaleway": _Operator("Scaleway", "api.scaleway.ai"),
-    "ovhcloud": _Operator("OVHcloud", "endpoints.ai.cloud.ovh.net"),
-    "huggingface": _Operator("Hugging Face", "router.huggingface.co"),
-    "snowflake": _Operator("Snowflake", "snowflakecomputing.com"),
-    "github_copilot": _Operator("GitHub", "api.githubcopilot.com"),
-}
 _OWN_SERVER: Final = frozenset(
     {
         "hosted_vllm",
@@ -69,7 +40,6 @@ _FORMS: Final = (
         "openrouter",
     ),
 )
-_CLOUDFLARE: Final = _Operator("Cloudflare Workers AI", "api.cloudflare.com")
 _SLUG: Final = re.compile(r"qwen/([a-z0-9][a-z0-9.-]+)")
 
 
@@ -78,8 +48,8 @@ def read(text: str, index: Index) -> Iterator[Reading]:
     for form, key in _FORMS:
         match = form.fullmatch(text)
         if match is not None:
-            operator = _CLOUDFLARE if key == "cloudflare" else _PREFIXES[key]
-            yield served(match[1], operator.name, operator.host, index)
+            operator = operators.BY_PREFIX[key]
+            yield served(match[1], operator.name)
             return
     prefix, slash, rest = text.partition("/")
     if not slash or not rest:
@@ -90,16 +60,16 @@ def read(text: str, index: Index) -> Iterator[Reading]:
         yield from ollama.read(rest, index, certain=True)
     elif prefix in _OWN_SERVER and ("/" in rest or prefix != "openai"):
         yield from hub.read_id(rest, index)
-    elif prefix in _PREFIXES and _family(rest, index):
-        operator = _PREFIXES[prefix]
-        yield served(rest, operator.name, operator.host, index)
+    elif prefix in operators.BY_PREFIX and _family(rest, index):
+        operator = operators.BY_PREFIX[prefix]
+        yield served(rest, operator.name)
     elif (slug := _SLUG.fullmatch(text)) and _family(slug[1], index):
-        operator = _PREFIXES["openrouter"]
-        reading = served(text, operator.name, operator.host, index)
+        operator = operators.BY_PREFIX["openrouter"]
+        reading = served(text, operator.name)
         yield _weaker(reading)
 
 
-def served(name: str, operator: str, host: str, index: Index) -> Reading:
+def served(name: str, operator: str, host: ApiHost | None = None, region: str = "") -> Reading:
     """A model that `operator` serves under `name`: its terms govern, whatever the weights are."""
     return Reading(
         kind=Kind.HOSTED_MODEL,
@@ -108,8 +78,9 @@ def served(name: str, operator: str, host: str, index: Index) -> Reading:
         "its own statement",
         subject=name,
         layer=Layer.STUDIO,
-        host=index.catalogue.find_host(host),
+        host=host,
         operator=operator,
+        region=region,
     )
 
 
@@ -120,7 +91,6 @@ def _weaker(reading: Reading) -> Reading:
         why="all in lower case, as OpenRouter names what it serves; a hub would write Qwen/…",
         subject=reading.subject,
         layer=reading.layer,
-        host=reading.host,
         operator=reading.operator,
     )
 

@@ -28,6 +28,7 @@ class Kind(enum.Enum):
     HUB_URL = "hub-url"
     HOSTED_MODEL = "hosted-model"
     API_URL = "api-url"
+    SITE = "site"
     OLLAMA_TAG = "ollama-tag"
     MODELSCOPE_ID = "modelscope-id"
     COMMAND = "command"
@@ -81,8 +82,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     organisation: Organisation | None = None
     generation: Generation | None = None
     operator: str = ""
-    terms: str = ""
-    """Id of API terms, where the operator is not that of `hosted`."""
+    region: str = ""
+    """Where it runs, as its name tells."""
     base: str = ""
     """What it says that it was made from."""
     claims: tuple[tuple[str, str], ...] = ()

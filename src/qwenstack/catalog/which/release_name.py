@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from qwenstack.catalog.model import NegativeKind
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import fold
@@ -90,18 +91,28 @@ def read_file_name(text: str, index: Index) -> Iterator[Reading]:
 def read_negative(text: str, index: Index) -> Iterator[Reading]:
     """A name that people use and that is no release."""
     negative = index.catalogue.find_negative(text)
-    if negative is not None:
-        yield Reading(
-            kind=Kind.HUB_ID
-            if "/" in text or "qwen/" in negative.id.casefold()
-            else Kind.RELEASE_NAME,
-            sure=Sureness.EXACT,
-            why={
-                "does-not-exist": "no such release exists",
-                "hosted-only": "served over an API only: no open weights of this name were found",
-                "announced-only": "announced; no open weights of this name were found",
-                "placeholder": "a placeholder, not a release",
-            }[negative.kind.value],
-            subject=negative.id,
-            negative=negative,
-        )
+    if negative is None or (index.catalogue.find_hosted(text) and text == text.lower()):
+        return
+    hosted_only = negative.kind is NegativeKind.HOSTED_ONLY and "/" not in text
+    names = [index.catalogue.find_hosted(each) for each in negative.instead]
+    hosted = names[0] if hosted_only and len(names) == 1 else None
+    operator = next((each.operator for each in names if each is not None), "")
+    yield Reading(
+        kind=Kind.HUB_ID if "/" in text else Kind.RELEASE_NAME,
+        sure=Sureness.EXACT,
+        why=_WHY[negative.kind],
+        subject=text,
+        layer=Layer.STUDIO if hosted_only else None,
+        hosted=hosted,
+        negative=negative,
+        operator=operator if hosted_only else "",
+        status=negative.status,
+    )
+
+
+_WHY: Final = {
+    NegativeKind.DOES_NOT_EXIST: "no such release exists",
+    NegativeKind.HOSTED_ONLY: "served over an API only: no open weights of this name were found",
+    NegativeKind.ANNOUNCED_ONLY: "announced; no open weights of this name were found",
+    NegativeKind.PLACEHOLDER: "a placeholder, not a release",
+}

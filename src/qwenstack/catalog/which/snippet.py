@@ -91,20 +91,22 @@ def _part(mention: Mention, servers: list[Reading], index: Index) -> Answer:
 
     setting = mention.setting
     server = servers[0] if len(servers) == 1 else None
-    if server is not None and server.host is not None:
+    if server is not None and server.layer is Layer.STUDIO:
         vendor = index.catalogue.find_hosted(mention.text)
-        if vendor is None or vendor.operator != server.host.operator:
-            reading = provider.served(mention.text, server.host.operator, server.subject, index)
+        theirs = server.operator or (server.host.operator if server.host else "")
+        if vendor is None or vendor.operator != theirs:
+            reading = provider.served(mention.text, theirs, server.host, server.region)
             return compose(mention.text, reading, (), index)
         setting = Setting.API
     answer = which(mention.text, catalogue=index, setting=setting, files=False)
     if server is None:
         return answer
-    if server.host is None:
+    if server.layer is not Layer.STUDIO:
         return _at_own_server(answer, server)
-    region = server.host.region.value
-    terms = compose(mention.text, server, (), index).governing_document
-    return msgspec.structs.replace(answer, region=region, governing_document=terms)
+    whole = compose(mention.text, server, (), index)
+    return msgspec.structs.replace(
+        answer, region=whole.region, governing_document=whole.governing_document
+    )
 
 
 def _at_own_server(answer: Answer, server: Reading) -> Answer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from qwenstack.catalog.read import CatalogueError
+from qwenstack.catalog.watch.hub_api import HubUnreadable
+from qwenstack.catalog.watch.snapshot import SnapshotError
 from qwenstack.core.refusals import Refusal
 from qwenstack.dossier.gather.decisions import DecisionsError
 from qwenstack.dossier.gather.evaluation import EvaluationError
@@ -31,6 +33,7 @@ EXPECTED = (
     EvaluationError,
     GgufError,
     HubError,
+    HubUnreadable,
     ModelError,
     InvoiceError,
     OSError,
@@ -38,6 +41,7 @@ EXPECTED = (
     PriceNotFound,
     Refusal,
     SettingsError,
+    SnapshotError,
     StudioError,
 )
 

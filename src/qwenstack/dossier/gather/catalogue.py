@@ -173,10 +173,14 @@ def _release(answer: Answer, catalogue: Catalogue) -> Iterator[Evidence]:
 def _hosted(answer: Answer, catalogue: Catalogue) -> HostedModel | None:
     if answer.layer == Layer.STUDIO.value:
         return catalogue.find_hosted(answer.release or answer.reference)
-    for hosted in catalogue.hosted:
-        if answer.release and hosted.open_counterpart.value == answer.release:
-            return hosted
-    return None
+    release = catalogue.find_release(answer.release or "")
+    candidates = [
+        hosted
+        for hosted in catalogue.hosted
+        if release is not None and hosted.open_counterpart.value == release.id
+    ]
+    # The main line says most; a snapshot is only a part of it.
+    return next((each for each in candidates if not each.main), next(iter(candidates), None))
 
 
 def _api(answer: Answer, hosted: HostedModel, catalogue: Catalogue) -> Iterator[Evidence]:

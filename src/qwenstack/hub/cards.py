@@ -448,3 +448,13 @@ def _kind(value: Value) -> str:
 
 def _quoted(text: str | None) -> str:
     return repr((text or "")[:_SHOWN])
+
+
+def check_card(text: str) -> tuple[list[str], list[str]]:
+    """The errors and the warnings of a card, a sentence each: the hub's `check_card`."""
+    found = validate(text)
+    errors, warnings = (
+        [f"line {f.line}: {f.message}" for f in found if f.level == level]
+        for level in ("error", "warning")
+    )
+    return errors, warnings

@@ -65,6 +65,9 @@ _SNAPSHOT_INHERITS = ("operator", "modality", "context", "title", "state", *_PRO
 _QUANTISATIONS = re.compile(
     r"-(FP8|AWQ|GPTQ-Int4|GPTQ-Int8|GGUF|MLX-4bit|MLX-6bit|MLX-8bit|MLX-bf16|MLX|Int4|Int8)$"
 )
+_TAG_QUANTISATIONS = re.compile(
+    r"(?:^|-)((?:q\d\w*|fp16|bf16|fp8|int[48]|nvfp4|mxfp[48]|mlx)[a-z0-9_-]*)$", re.IGNORECASE
+)
 _TUNINGS = re.compile(
     r"-(Base|Instruct|Chat|Thinking|Captioner|CustomVoice|VoiceDesign|Preview)"
     r"(?:-(?:2507|1M))?$"
@@ -149,7 +152,7 @@ def _read_tables(
     for number, table in enumerate(tables):
         start = lines[number] if number < len(lines) else 0
         label = table.get("key" if kind == "source" else "id")
-        for raw in _with_snapshots(kind, {**defaults, **table}):
+        for raw in _expanded(kind, {**defaults, **table}):
             place = f"{name}:{start}: {kind} {raw.get('id', label)!r}"
             found = _record(kind, raw)
             if isinstance(found, str):
@@ -158,9 +161,31 @@ def _read_tables(
                 placed.append(Placed(kind, found, place))
 
 
-def _with_snapshots(kind: str, table: dict[str, object]) -> Iterator[dict[str, object]]:
+def _expanded(kind: str, table: dict[str, object]) -> Iterator[dict[str, object]]:
+    """The table, and what it lists in short: a hosted line's snapshots, an Ollama tag's others."""
+    if kind == "hosted":
+        yield from _with_snapshots(table, table.pop("snapshots", []))
+    elif kind == "ollama":
+        yield from _with_tags(table, table.pop("tags", []))
+    else:
+        yield table
+
+
+def _with_tags(table: dict[str, object], tags: object) -> Iterator[dict[str, object]]:
+    """Tags of one thing: all that is said of the first holds for the others but `default`."""
+    if not isinstance(tags, list) or not all(isinstance(each, str) for each in tags):
+        yield {**table, "tags": tags}
+        return
+    shared = {name: value for name, value in table.items() if name != "default"}
+    library, _, first = str(table.get("id", "")).partition(":")
+    for tag in (first, *tags):
+        found = _TAG_QUANTISATIONS.search(tag)
+        own = {} if table.get("quantisation") or not found else {"quantisation": found[1].lower()}
+        yield {**(table if tag is first else shared), "id": f"{library}:{tag}", **own}
+
+
+def _with_snapshots(table: dict[str, object], snapshots: object) -> Iterator[dict[str, object]]:
     """A hosted line and its snapshots, which take from it what they don't say themselves."""
-    snapshots = table.pop("snapshots", []) if kind == "hosted" else []
     yield table
     if not isinstance(snapshots, list):
         yield {**table, "snapshots": snapshots}

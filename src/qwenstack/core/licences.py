@@ -83,7 +83,7 @@ class Obligation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class TextDigest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A known file of a licence: SHA-256 (or a prefix of at least 8 digits), bytes, where seen."""
+    """A known file of a licence: SHA-256, bytes, where seen."""
 
     sha256: str
     bytes: int | None = None

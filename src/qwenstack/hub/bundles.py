@@ -1,0 +1,231 @@
+"""What a bundle says of repos: their branches, tags and commits, as rows that another hub can take.
+
+Only what is published goes along: pull requests, discussions, people and statistics stay. On the
+other side a repo is made, or an earlier import of it moves on: a branch that went another way there
+is never overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from qwenstack.core.instants import now_us
+from qwenstack.hub.registry.manifests import Manifest, make_manifest, read_manifest, release_digest
+from qwenstack.hub.registry.possession import grant
+from qwenstack.hub.registry.refs import check_ref_name, create_ref, find_ref, move_ref, short_name
+from qwenstack.hub.registry.repos import Gating, Kind, Repo, check_repo_name, create_repo, find_repo
+from qwenstack.hub.registry.revisions import HEADS, TAGS, Commit, read_commit
+from qwenstack.hub.store.bundle import BundleError
+from qwenstack.hub.store.rows import insert_new
+from qwenstack.storage.hub_tables import accounts, commits, manifests, refs, repos
+
+
+class BundledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A branch or tag by its full name."""
+
+    name: str
+    commit_oid: str
+    message: str | None
+
+
+class BundledRepo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A repo with its history; each commit comes before those that build on it."""
+
+    kind: Kind
+    name: str
+    private: bool
+    gated: Gating
+    created_by: str
+    created_us: int
+    summary: str
+    refs: tuple[BundledRef, ...]
+    commits: tuple[Commit, ...]
+
+
+class BundledRegistry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The registry's document of a bundle."""
+
+    repos: tuple[BundledRepo, ...]
+    manifests: dict[str, Manifest]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What an import did to a repo."""
+
+    kind: Kind
+    name: str
+    created: bool
+    commits: int
+    refs: tuple[str, ...]
+
+
+def bundle_repos(connection: Connection, chosen: Sequence[Repo]) -> tuple[bytes, set[str]]:
+    """The document for these repos, and the contents that it needs. Equal states give equal bytes.
+
+    Raises LookupError when a commit or manifest is missing.
+    """
+    described = [
+        _describe(connection, repo) for repo in sorted(chosen, key=lambda r: (r.kind, r.name))
+    ]
+    wanted = {commit.manifest for repo in described for commit in repo.commits}
+    files = {digest: read_manifest(connection, digest) for digest in sorted(wanted)}
+    needed = {entry.sha256 for manifest in files.values() for entry in manifest}
+    return msgspec.json.encode(BundledRegistry(tuple(described), files)), needed
+
+
+def restore_repos(
+    connection: Connection, document: bytes, present: frozenset[str]
+) -> list[Restored]:
+    """Write a bundle's repos; the contents `present` came with it. Raises BundleError."""
+    try:
+        registry = msgspec.json.decode(document, type=BundledRegistry)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"the bundle's registry.json is not understood: {error}") from error
+    for digest, manifest in registry.manifests.items():
+        if manifest != make_manifest(manifest) or release_digest(manifest) != digest:
+            raise BundleError(f"manifest {digest[:64]!a} of the bundle is not what its digest says")
+        missing = {entry.sha256 for entry in manifest} - present
+        if missing:
+            raise BundleError(f"the bundle lacks content {min(missing)}")
+    rows = [
+        {"digest": digest, "document": msgspec.msgpack.encode(manifest)}
+        for digest, manifest in registry.manifests.items()
+    ]
+    insert_new(connection, manifests, rows)
+    return [_restore(connection, repo, registry.manifests) for repo in registry.repos]
+
+
+def _describe(connection: Connection, repo: Repo) -> BundledRepo:
+    query = select(refs.c.name, refs.c.commit_oid, refs.c.message).where(refs.c.repo_id == repo.id)
+    named = [
+        BundledRef(*row)
+        for row in connection.execute(query.order_by(refs.c.name)).tuples()
+        if row[0].startswith((HEADS, TAGS))
+    ]
+    return BundledRepo(
+        kind=repo.kind,
+        name=repo.name,
+        private=repo.private,
+        gated=repo.gated,
+        created_by=repo.created_by,
+        created_us=repo.created_us,
+        summary=repo.summary,
+        refs=tuple(named),
+        commits=tuple(_history(connection, repo.id, [ref.commit_oid for ref in named])),
+    )
+
+
+def _history(connection: Connection, repo_id: str, tips: Iterable[str]) -> Iterator[Commit]:
+    """The commits that the tips build on and the tips, oldest first; the repo's id left out."""
+    found: dict[str, Commit] = {}
+    waiting = list(tips)
+    while waiting:
+        oid = waiting.pop()
+        if oid in found:
+            continue
+        commit = read_commit(connection, repo_id, oid)
+        if commit is None:
+            raise LookupError(f"commit {oid} is missing")
+        found[oid] = commit
+        waiting += commit.parents
+    for commit in _parents_first(found):
+        yield msgspec.structs.replace(commit, repo_id="")
+
+
+def _parents_first(found: dict[str, Commit]) -> list[Commit]:
+    ordered: dict[str, Commit] = {}
+    for start in sorted(found):
+        waiting = [start]
+        while waiting:
+            oid = waiting[-1]
+            later = [each for each in found[oid].parents if each in found and each not in ordered]
+            if later and oid not in ordered:
+                waiting += later
+            else:
+                ordered.setdefault(oid, found[oid])
+                waiting.pop()
+    return list(ordered.values())
+
+
+def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Manifest]) -> Restored:
+    check_repo_name(bundled.name)
+    known = {commit.oid: commit for commit in bundled.commits}
+    if any(commit.manifest not in files for commit in bundled.commits):
+        raise BundleError(f"the bundle lacks the files of a commit of {bundled.name}")
+    if any(ref.commit_oid not in known for ref in bundled.refs):
+        raise BundleError(f"the bundle lacks a commit of {bundled.name}")
+    repo = find_repo(connection, bundled.kind, bundled.name)
+    created = repo is None
+    repo_id = _create(connection, bundled) if repo is None else repo.id
+    rows = [
+        {
+            **msgspec.structs.asdict(commit),
+            "repo_id": repo_id,
+            "parents": msgspec.json.encode(commit.parents).decode(),
+        }
+        for commit in bundled.commits
+        if read_commit(connection, repo_id, commit.oid) is None
+    ]
+    insert_new(connection, commits, rows)
+    needed = {entry.sha256 for commit in bundled.commits for entry in files[commit.manifest]}
+    grant(connection, repo_id, sorted(needed))
+    moved = [ref.name for ref in bundled.refs if _take_ref(connection, repo_id, bundled, ref)]
+    return Restored(bundled.kind, bundled.name, created, len(rows), tuple(moved))
+
+
+def _create(connection: Connection, bundled: BundledRepo) -> str:
+    namespace = bundled.name.partition("/")[0]
+    there = select(accounts.c.key).where(accounts.c.key == namespace.lower())
+    if connection.scalar(there) is None:
+        raise BundleError(
+            f"there is no account {namespace!r} to own {bundled.name}; make it with "
+            f"`qwenstack hub users add {namespace}`, then import again"
+        )
+    repo = create_repo(
+        connection,
+        bundled.kind,
+        bundled.name,
+        private=bundled.private,
+        created_by=bundled.created_by,
+        at_us=bundled.created_us,
+    )
+    more = {"gated": bundled.gated, "summary": bundled.summary, "updated_us": now_us()}
+    connection.execute(update(repos).where(repos.c.id == repo.id).values(**more))
+    return repo.id
+
+
+def _take_ref(connection: Connection, repo_id: str, bundled: BundledRepo, ref: BundledRef) -> bool:
+    """Make or move a branch or tag; whether it was needed. Raises BundleError where it cannot."""
+    if not ref.name.startswith((HEADS, TAGS)):
+        raise BundleError(f"{ref.name[:80]!a} is no branch or tag")
+    check_ref_name(short_name(ref.name))
+    there = find_ref(connection, repo_id, ref.name, locked=True)
+    if there is None:
+        create_ref(
+            connection, repo_id, ref.name, ref.commit_oid, at_us=now_us(), message=ref.message
+        )
+        return True
+    if there.commit_oid == ref.commit_oid:
+        return False
+    if there.commit_oid not in _ancestors(bundled.commits, ref.commit_oid):
+        raise BundleError(
+            f"{ref.name} of {bundled.name} stands here at {there.commit_oid[:12]}, which the "
+            "bundle's history does not have; move it away or delete it, then import again"
+        )
+    move_ref(connection, repo_id, ref.name, ref.commit_oid, at_us=now_us())
+    return True
+
+
+def _ancestors(found: Sequence[Commit], oid: str) -> set[str]:
+    parents = {commit.oid: commit.parents for commit in found}
+    seen: set[str] = set()
+    waiting = [oid]
+    while waiting:
+        each = waiting.pop()
+        if each not in seen:
+            seen.add(each)
+            waiting += parents.get(each, ())
+    return seen

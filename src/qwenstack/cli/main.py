@@ -22,6 +22,7 @@ _COMMANDS = {
     "bench": ("qwenstack.cli.bench:bench", "Measure engines on this machine."),
     "which": ("qwenstack.cli.which:which", "What a reference is, and which document governs it."),
     "policy": ("qwenstack.cli.policy:policy", "Check a policy file, and what it decides."),
+    "compare": ("qwenstack.cli.compare:compare", "Candidates side by side on what decides."),
     "watch": ("qwenstack.cli.watch:watch", "What hubs publish, and what changed."),
     "dossier": (
         "qwenstack.cli.dossier:dossier",

@@ -16,6 +16,7 @@ from qwenstack.engines.gguf import GgufError
 from qwenstack.engines.interface import EngineError
 from qwenstack.engines.models import ModelError
 from qwenstack.hub.errors import HubError
+from qwenstack.hub.store.kinds import StoreError
 from qwenstack.storage.database import DatabaseUnavailable
 from qwenstack.studio.installation import AlreadyRunning
 from qwenstack.studio.invoice import InvoiceError
@@ -42,6 +43,7 @@ EXPECTED = (
     Refusal,
     SettingsError,
     SnapshotError,
+    StoreError,
     StudioError,
 )
 

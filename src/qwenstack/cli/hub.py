@@ -15,6 +15,10 @@ _COMMANDS = {
     "pull": ("qwenstack.cli.hub_transfer:pull", "Fetch a repo into a folder."),
     "stats": ("qwenstack.cli.hub_stats:stats", "How often a repo was downloaded, by day."),
     "tree": ("qwenstack.cli.hub_stats:tree", "The family tree of the hub's models."),
+    "fsck": ("qwenstack.cli.hub_store:fsck", "Read all that the hub stores; say what is damaged."),
+    "gc": ("qwenstack.cli.hub_store:gc", "Remove bytes that nothing needs any more."),
+    "export": ("qwenstack.cli.hub_store:export_command", "Write repos into one signed file."),
+    "import": ("qwenstack.cli.hub_store:import_command", "Take such a file in."),
 }
 
 

@@ -23,8 +23,9 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.bundles import bundle_repos, restore_repos
 from qwenstack.hub.registry.live import drop_unused_manifests, live_contents
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo, read_repo
-from qwenstack.hub.store.bundle import BundleError, export_bundle, fingerprint, import_bundle
+from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
+from qwenstack.hub.store.kinds import BundleError
 from qwenstack.storage.database import open_database
 from qwenstack.storage.hub_tables import repos
 

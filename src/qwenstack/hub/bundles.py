@@ -18,7 +18,7 @@ from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.refs import check_ref_name, create_ref, find_ref, move_ref, short_name
 from qwenstack.hub.registry.repos import Gating, Kind, Repo, check_repo_name, create_repo, find_repo
 from qwenstack.hub.registry.revisions import HEADS, TAGS, Commit, read_commit
-from qwenstack.hub.store.bundle import BundleError
+from qwenstack.hub.store.kinds import BundleError
 from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import accounts, commits, manifests, refs, repos
 

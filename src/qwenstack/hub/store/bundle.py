@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.gearhash import CHUNK_BYTES_MAX
-from qwenstack.hub.store.kinds import Content, ContentCorrupt, StoreError
+from qwenstack.hub.store.kinds import BundleError, Content, ContentCorrupt, StoreError
 from qwenstack.hub.store.merkle import Leaf, chunk_hash, file_hash, to_text, xorb_hash
 from qwenstack.hub.store.packs import (
     PACK_BYTES_MAX,
@@ -48,10 +48,6 @@ Progress = Callable[[int, int], None]
 """Called with the bytes done and all bytes."""
 
 T = TypeVar("T")
-
-
-class BundleError(Exception):
-    """A bundle that is damaged, forged or not trusted; the message says which member and why."""
 
 
 class BundlePack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -75,3 +75,7 @@ class ContentMissing(StoreError):
 
 class ContentCorrupt(StoreError):
     """What lies in a pack is not what was put there; the message names pack and content."""
+
+
+class BundleError(StoreError):
+    """A bundle that is damaged, forged, not trusted or does not fit; the message says why."""

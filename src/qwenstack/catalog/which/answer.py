@@ -30,6 +30,7 @@ class GoverningDocument(msgspec.Struct, frozen=True, kw_only=True):
     id: str = UNKNOWN
     source: str = ""
     checked: datetime.date | None = None
+    status: Status = Status.UNKNOWN
 
 
 class Duty(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +64,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reference is. `status` is that of the identification, not of every line.
+    """What a reference is. `status` is the weaker of how sure the identification and the
+    governing document are; every line has its own.
 
     `release` is the release, hosted name or tag that it resolves to; None where that is unknown.
     `base` is what a community model was made from: `unknown` unless somebody said so.

@@ -29,6 +29,7 @@ class Claims(msgspec.Struct, kw_only=True):
     made_from: list[str] = msgspec.field(default_factory=list)
     loaded_from: str = ""
     """`_name_or_path`: what was loaded before this was saved; the base of a fine-tune, often."""
+    name: str = ""
     publisher: str = ""
     repo: str = ""
     licence_named: str = ""
@@ -67,7 +68,7 @@ def judge(claims: Claims, *, kind: Kind, subject: str, index: Index) -> Reading:
             f"it names the licence {claims.licence_named!r}, which is not a licence that we know"
         )
     _against_base(claims, base or claims.loaded_from, licence, index)
-    release = _only(candidates, index)
+    release = _only(candidates, claims.name, index)
     if claims.shape.layers and not candidates:
         why += (
             "; its shape is that of no release in the catalogue"
@@ -118,8 +119,11 @@ def _layer(claims: Claims, base: str, index: Index) -> tuple[Layer | None, str]:
     return None, "does not say who made it: a shape or a name is no proof"
 
 
-def _only(names: tuple[str, ...], index: Index) -> Release | None:
-    return index.release_names.get(fold(names[0])) if len(names) == 1 else None
+def _only(names: tuple[str, ...], said: str, index: Index) -> Release | None:
+    """The one release of this shape, or of several the one that the file calls itself."""
+    called = [each for each in names if fold(each) == fold(said.replace(" ", "-"))]
+    fitting = called or list(names)
+    return index.release_names.get(fold(fitting[0])) if len(fitting) == 1 else None
 
 
 def _against_base(claims: Claims, base: str, licence: str, index: Index) -> None:

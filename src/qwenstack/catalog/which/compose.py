@@ -51,7 +51,7 @@ def compose(reference: str, reading: Reading, others: Sequence[Reading], index: 
         obligations=duties,
         lookalikes=tuple(_likenesses(reading, others, index))[:_LIKENESSES_MAX],
         base=_base(reading),
-        status=_status(reading),
+        status=_weaker(_status(reading), document),
         publisher=_publisher(reading, index),
         repo=reading.repo.id if reading.repo else None,
         why=reading.why,
@@ -107,6 +107,14 @@ def _status(reading: Reading) -> Status:
     if reading.kind is Kind.HOSTED_MODEL and reading.operator and not reading.conflicts:
         return Status.REPORTED
     return Status.UNKNOWN
+
+
+def _weaker(identified: Status, document: GoverningDocument) -> Status:
+    """An answer is as sure as the weaker of what it is and what governs it."""
+    order = (Status.UNKNOWN, Status.REPORTED, Status.VERIFIED)
+    if document.kind is GoverningKind.UNKNOWN or document.status is Status.UNKNOWN:
+        return identified
+    return min(identified, document.status, key=order.index)
 
 
 def _operator(reading: Reading, index: Index) -> str:
@@ -188,6 +196,7 @@ def _terms(reading: Reading, index: Index) -> GoverningDocument:
             id=terms.id if terms is not None else UNKNOWN,
             source=terms.locator if terms is not None else _why_unknown(host.terms, index),
             checked=host.terms.checked,
+            status=host.terms.status,
         )
     operator = reading.hosted.operator if reading.hosted is not None else reading.operator
     known = [each for each in index.catalogue.terms if each.operator == operator]
@@ -198,6 +207,7 @@ def _terms(reading: Reading, index: Index) -> GoverningDocument:
             id=known[0].id,
             source=known[0].locator,
             checked=known[0].checked,
+            status=known[0].status,
         )
     if not known:
         return GoverningDocument(kind=GoverningKind.API_TERMS)
@@ -232,6 +242,7 @@ def _licence(
         id=fact.value or UNKNOWN,
         source=_title(fact.source, index),
         checked=fact.checked,
+        status=fact.status,
     )
     return document, duties_of(fact.value), tuple(conflicts)
 
@@ -265,6 +276,7 @@ def _derivative(
         id=fact.value or UNKNOWN,
         source=_title(fact.source, index),
         checked=fact.checked,
+        status=fact.status,
     )
     return document, tuple(duties), tuple(conflicts)
 
@@ -278,6 +290,7 @@ def _stated(
         id=reading.stated_licence,
         source="stated by the file itself" if reading.kind is not Kind.DIGEST else "its SHA-256",
         checked=datetime.datetime.now(datetime.UTC).date(),
+        status=Status.REPORTED,
     )
     return document, duties_of(reading.stated_licence), ()
 
@@ -510,5 +523,5 @@ def _layer_of(name: str, index: Index) -> str:
         return Layer.STUDIO.value
     tag = catalogue.find_ollama(name) if ":" in name else None
     if tag is not None and not tag.cloud:
-        return (Layer.COMMUNITY if tag.derivative else Layer.WEIGHTS).value
+        return Layer.COMMUNITY.value if tag.derivative else Layer.WEIGHTS.value
     return UNKNOWN

@@ -28,7 +28,7 @@ from qwenstack.catalog.which.shape import Shape
 from qwenstack.core import licences
 
 _CACHE: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-_LICENCE_NAMES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "license", "NOTICE")
+_LICENCE_NAMES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "license")
 _FRONT_MATTER: Final = re.compile(rb"\A\s*---\r?\n(.*?)\r?\n---\s*?(?:\r?\n|\Z)", re.S)
 _CARD_LINES_MAX: Final = 400
 _ADAPTERS: Final = ("adapter_config.json",)
@@ -169,10 +169,13 @@ def _add_licence(path: Path, claims: Claims) -> None:
         if found is not None:
             claims.licence_text = found.id
             claims.say(f"{name} file", f"{found.id}, recognised by its text")
-        elif (close := licences.closest(text)) is not None:
-            claims.problems.append(f"{name}: {close.describe()}: read it")
         else:
-            claims.problems.append(f"{name}: a text that we do not know: read it")
+            close = licences.closest(text)
+            claims.problems.append(
+                f"{name}: {close.describe() if close else 'a text that we do not know'}: read it, "
+                f"for it governs, and not the card's {claims.licence_named or 'silence'}"
+            )
+            claims.licence_named = ""
         named = licences.declared(claims.licence_named)
         if found is not None and named is not None and named.id != found.id:
             claims.conflicts.append(

@@ -25,6 +25,7 @@ def read(path: Path, index: Index) -> Iterator[Reading]:
     claims = Claims(
         shape=_shape(found),
         made_from=_bases(found),
+        name=found.texts.get("general.name", ""),
         publisher=found.texts.get("general.quantized_by")
         or found.texts.get("general.organization", ""),
         repo=found.texts.get("general.repo_url", ""),

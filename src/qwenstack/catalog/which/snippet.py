@@ -34,7 +34,9 @@ def read(text: str, index: Index, setting: Setting, *, name: str = "") -> Answer
 
     mentions = _distinct(text, index)
     servers = _servers(text, index)
-    answers = [_part(each, servers, index) for each in mentions[:_PARTS_MAX]]
+    # An address in a text is where its models are asked for, and not one of them.
+    named = [each for each in mentions if not any(s.subject in each.text for s in servers)]
+    answers = [_part(each, servers, index) for each in named[:_PARTS_MAX]]
     parts = [each for each in answers if each.kind != Kind.API_URL.value]
     shown = shorten(name or text)
     if not parts:

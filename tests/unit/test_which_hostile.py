@@ -1,0 +1,117 @@
+"""Hostile references: a message with the place, a partial answer, and never a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenstack.catalog.which import Answer, which
+from qwenstack.catalog.which.folder import front_matter
+
+
+def problems(answer: Answer) -> str:
+    return " ".join(answer.problems)
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_text_gets_an_answer(text: str) -> None:
+    answer = which(text, files=False)
+    assert answer.layer
+    assert len(answer.reference) < 300
+
+
+@given(st.binary(max_size=400), st.sampled_from(["a.gguf", "a.safetensors", "config.json", "x.py"]))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_in_a_file_get_an_answer(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("f") / name
+    path.write_bytes((b"GGUF" if name == "a.gguf" else b"") + data)
+    assert which(path).layer in ("unknown", "weights", "studio", "community", "research")
+
+
+def test_reference_of_a_megabyte_is_read_in_part() -> None:
+    answer = which("Qwen/Qwen3-8B " + "x" * 1_000_000)
+    assert "1,000,014 characters" in problems(answer)
+    assert len(answer.reference) < 300
+
+
+@pytest.mark.parametrize("unit", ["a/", "(", "qwen", "qwen-", "{\n", "Qwen/Qwen3-8B:", "https://"])
+def test_long_repetition_takes_no_exponential_time(unit: str) -> None:
+    assert which(unit * (60_000 // len(unit)), files=False).layer
+
+
+def test_sparse_config_of_ten_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with path.open("wb") as file:
+        file.truncate(10 * 1024**3)
+    answer = which(path)
+    assert "config.json: 10,737,418,240 bytes" in problems(answer)
+
+
+def test_sparse_safetensors_that_claims_a_huge_header_is_refused_with_the_place(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 1 << 40))
+        file.truncate(1 << 33)
+    assert "byte 0: the header claims 1,099,511,627,776 bytes" in problems(which(path))
+
+
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    assert "config.json: nested too deep" in problems(which(path))
+
+
+def test_config_with_absurd_values_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": 7, "hidden_size": 1e308, "num_hidden_layers": -3}))
+    assert which(path).layer == "unknown"
+
+
+def test_yaml_bomb_in_a_card_costs_its_length_only() -> None:
+    bomb = "a: &a [x,x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)},*{chr(97 + n)}]\n" for n in range(24)
+    )
+    fields = front_matter(bomb + "license: &l mit\nbase_model:\n  - *l\n  - Qwen/Qwen3-8B\n")
+    assert fields["base_model"] == ["Qwen/Qwen3-8B"]
+    assert fields["license"] == []
+
+
+def test_device_and_pipe_are_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    assert which(pipe).layer == "unknown"
+
+
+def test_directory_loop_is_no_loop(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert which(str(tmp_path / "a")).layer == "unknown"
+
+
+def test_unreadable_file_is_said(tmp_path: Path) -> None:
+    assert which(tmp_path / "nowhere" / "x.gguf").kind == "file-name"
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\u202e", "\x00", "\ufeff"])
+def test_characters_that_do_not_show_are_named(hidden: str) -> None:
+    answer = which(f"Qwen/Qwen3{hidden}-8B")
+    assert "doesn't show" in problems(answer)
+    assert answer.repo == "Qwen/Qwen3-8B"
+
+
+def test_path_in_a_text_of_somebody_else_is_not_opened(tmp_path: Path) -> None:
+    secret = tmp_path / "qwen3-8b.gguf"
+    secret.write_bytes(b"GGUF")
+    answer = which(str(secret), files=False)
+    assert answer.kind == "file-name"

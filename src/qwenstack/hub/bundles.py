@@ -102,7 +102,7 @@ def _describe(connection: Connection, repo: Repo) -> BundledRepo:
     query = select(refs.c.name, refs.c.commit_oid, refs.c.message).where(refs.c.repo_id == repo.id)
     named = [
         BundledRef(*row)
-        for row in connection.execute(query.order_by(refs.c.name)).tuples()
+        for row in connection.execute(query.order_by(refs.c.name))
         if row[0].startswith((HEADS, TAGS))
     ]
     return BundledRepo(

@@ -1,7 +1,7 @@
 """A revision in the wire's own fields: what its card declares and its files show.
 
 The same document answers `model_info`, stands in `hub_repos.summary` for lists and filters, and is
-what the pages and the family tree read. Tags are made as clients expect them: `license:…`,
+what the family tree reads. Tags are made as clients expect them: `license:…`,
 `base_model:finetune:…`, `dataset:…`, the language codes, the formats of the weights.
 """
 
@@ -11,65 +11,54 @@ from collections.abc import Callable
 from itertools import islice
 
 import msgspec
+from sqlalchemy import Connection
 
 from qwenstack.hub import cards
 from qwenstack.hub.cards import Card
+from qwenstack.hub.facts import Facts, compute, read_facts, write_facts
 from qwenstack.hub.hub import CommitListener, Describe, Hub
 from qwenstack.hub.registry.manifests import Entry, Manifest, find_entry
-from qwenstack.hub.registry.repos import Repo, write_summary
+from qwenstack.hub.registry.repos import Kind, Repo, find_repo, write_summary
 from qwenstack.hub.registry.revisions import HEADS, MAIN, Commit, read_files
 
 # A card that is longer is shown by none of the lists.
 _CARD_BYTES_MAX = 1024 * 1024
-_CONFIG_BYTES_MAX = 1024 * 1024
 _TAGS_MAX = 200
 _TAG_CHARACTERS_MAX = 200
 _DATASET_FIELDS = (
     *("task_categories", "task_ids", "language", "multilinguality", "size_categories"),
     *("annotations_creators", "language_creators", "source_datasets"),
 )
+# What an architecture's name says it is for, where it does.
+_TASKS = (
+    ("ForCausalLM", "text-generation"),
+    ("ForConditionalGeneration", "image-text-to-text"),
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForMaskedLM", "fill-mask"),
+)
 
 ReadEntry = Callable[[Entry], bytes]
 
 
-class ModelConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What clients are shown of config.json."""
-
-    architectures: list[str] | None = None
-    model_type: str | None = None
-    quantization_config: dict[str, object] | None = None
-
-
-class BaseModels(msgspec.Struct, frozen=True):
-    """The parents that the card names."""
-
-    relation: str | None
-    models: list[dict[str, str]]
-
-
-def describe_files(kind: str, files: Manifest, read: ReadEntry) -> dict[str, object]:
-    """The fields of a release; a card or config that cannot be read gives none."""
-    card = read_card(files, read)
+def describe_files(kind: Kind, files: Manifest, card: Card, facts: Facts) -> dict[str, object]:
+    """The wire's fields of a release."""
     found: dict[str, object] = {"cardData": card.metadata}
     if kind == "dataset":
         found["tags"] = _bounded(_dataset_tags(card))
-        if isinstance(description := card.metadata.get("pretty_name"), str):
-            found["description"] = description
         return found
-    config = read_config(files, read)
-    library = card.library_name or _library(files, config)
-    found["tags"] = _bounded(_model_tags(card, files, config, library))
-    if library is not None:
-        found["library_name"] = library
-    task = card.pipeline_tag or _task(config)
-    if task is not None:
-        found["pipeline_tag"] = task
-    if config is not None:
-        found["config"] = msgspec.to_builtins(config)
-    if card.base_model:
-        named = [{"id": name} for name in card.base_model]
-        found["baseModels"] = msgspec.to_builtins(BaseModels(card.base_model_relation, named))
-    return found
+    library, task = _library(files, facts), facts.pipeline_tag or _task(facts)
+    found["tags"] = _bounded(_model_tags(card, files, facts, library, task))
+    optional: dict[str, object] = {
+        "library_name": library,
+        "pipeline_tag": task,
+        "config": _config(facts),
+        "safetensors": _safetensors(facts),
+        "gguf": _gguf(facts),
+        "baseModels": _base_models(facts),
+    }
+    return found | {name: value for name, value in optional.items() if value}
 
 
 def read_card(files: Manifest, read: ReadEntry) -> Card:
@@ -80,41 +69,39 @@ def read_card(files: Manifest, read: ReadEntry) -> Card:
     return cards.parse(read(entry))[0]
 
 
-def read_config(files: Manifest, read: ReadEntry) -> ModelConfig | None:
-    """The part of config.json that is shown; None where there is none of that form."""
-    entry = find_entry(files, "config.json")
-    if entry is None or entry.size > _CONFIG_BYTES_MAX:
-        return None
-    try:
-        return msgspec.json.decode(read(entry), type=ModelConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def declared_licence(card: bytes) -> str | None:
-    """The licence that a card's bytes declare, by the name that says most."""
-    parsed = cards.parse(card)[0]
-    return parsed.license_name if parsed.license == "other" else parsed.license
-
-
 def describer(hub: Hub) -> Describe:
     """The hub's `describe`."""
 
-    def describe(repo: Repo, _commit: Commit, files: Manifest) -> bytes:
-        return msgspec.json.encode(describe_files(repo.kind, files, reader(hub)))
+    def describe(repo: Repo, commit: Commit, files: Manifest) -> bytes:
+        facts = facts_of(hub, repo.kind, commit.manifest, files)
+        card = read_card(files, reader(hub))
+        return msgspec.json.encode(describe_files(repo.kind, files, card, facts))
 
     return describe
 
 
-def summary_listener(hub: Hub) -> CommitListener:
-    """Keeps `hub_repos.summary` at what the main branch says."""
+def facts_of(hub: Hub, kind: Kind, manifest: str, files: Manifest) -> Facts:
+    """The facts of a release: as they are kept, else computed now and kept."""
+    with hub.database.connect().execution_options(read_only=True) as connection:
+        facts = read_facts(connection, manifest)
+        if facts is not None:
+            return facts
+        facts = compute(files, hub.open_file, kind=kind, exists=_published(connection))
+    with hub.database.begin() as connection:
+        write_facts(connection, manifest, facts)
+    return facts
 
-    def listen(repo: Repo, ref: str, _oid: str) -> None:
-        if ref != HEADS + MAIN or hub.describe is None:
-            return
+
+def summary_listener(hub: Hub) -> CommitListener:
+    """Keeps `hub_repos.summary` at what the main branch says, and facts of each commit."""
+
+    def listen(repo: Repo, ref: str, oid: str) -> None:
         with hub.database.connect().execution_options(read_only=True) as connection:
-            commit, files = read_files(connection, repo.id, HEADS + MAIN)
-        document = hub.describe(repo, commit, files).decode()
+            commit, files = read_files(connection, repo.id, oid)
+        describe = describer(hub) if hub.describe is None else hub.describe
+        document = describe(repo, commit, files).decode()
+        if ref != HEADS + MAIN:
+            return
         with hub.database.begin() as connection:
             write_summary(connection, repo.id, document)
 
@@ -126,23 +113,68 @@ def reader(hub: Hub) -> ReadEntry:
     return lambda entry: b"".join(hub.store.read(entry.sha256))
 
 
+def _published(connection: Connection) -> Callable[[str], bool | None]:
+    """Whether a model is here for all to see; of others nothing is said, not even to facts."""
+
+    def exists(name: str) -> bool | None:
+        repo = find_repo(connection, "model", name)
+        return True if repo is not None and not repo.private else None
+
+    return exists
+
+
+def _config(facts: Facts) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if facts.architecture is not None and facts.architecture.source.startswith("config.json"):
+        found["architectures"] = [facts.architecture.value]
+    if facts.model_type is not None:
+        found["model_type"] = facts.model_type.value
+    return found
+
+
+def _safetensors(facts: Facts) -> dict[str, object] | None:
+    if facts.weights not in ("safetensors", "both") or facts.parameters is None:
+        return None
+    return {"parameters": facts.elements, "total": facts.parameters.value}
+
+
+def _gguf(facts: Facts) -> dict[str, object] | None:
+    if facts.weights != "gguf" or facts.parameters is None:
+        return None
+    found: dict[str, object] = {"total": facts.parameters.value}
+    if facts.architecture is not None:
+        found["architecture"] = facts.architecture.value
+    if facts.context_tokens is not None:
+        found["context_length"] = facts.context_tokens.value
+    return found
+
+
+def _base_models(facts: Facts) -> dict[str, object] | None:
+    if not facts.base_models:
+        return None
+    return {
+        "relation": facts.relation.value if facts.relation is not None else None,
+        "models": [{"id": each.name} for each in facts.base_models],
+    }
+
+
 def _model_tags(
-    card: Card, files: Manifest, config: ModelConfig | None, library: str | None
+    card: Card, files: Manifest, facts: Facts, library: str | None, task: str | None
 ) -> list[str | None]:
-    paths = [entry.path for entry in files]
-    relation = card.base_model_relation
+    relation = facts.relation.value if facts.relation is not None else None
+    parents = [each.name for each in facts.base_models]
     return [
         library,
-        "safetensors" if any(path.endswith(".safetensors") for path in paths) else None,
-        "gguf" if any(path.endswith(".gguf") for path in paths) else None,
-        "onnx" if any(path.endswith(".onnx") for path in paths) else None,
-        config.model_type if config is not None else None,
-        card.pipeline_tag or _task(config),
-        *card.tags,
-        *card.language,
+        "safetensors" if facts.weights in ("safetensors", "both") else None,
+        "gguf" if facts.weights in ("gguf", "both") else None,
+        "onnx" if any(entry.path.endswith(".onnx") for entry in files) else None,
+        facts.model_type.value if facts.model_type is not None else None,
+        task,
+        *facts.tags,
+        *facts.languages,
         *(f"dataset:{name}" for name in card.datasets),
-        *(f"base_model:{name}" for name in card.base_model),
-        *(f"base_model:{relation}:{name}" for name in card.base_model if relation),
+        *(f"base_model:{name}" for name in parents),
+        *(f"base_model:{relation}:{name}" for name in parents if relation),
         *_licence_tags(card),
     ]
 
@@ -166,30 +198,20 @@ def _bounded(tags: list[str | None]) -> list[str]:
     return list(islice(unique, _TAGS_MAX))
 
 
-def _library(files: Manifest, config: ModelConfig | None) -> str | None:
+def _library(files: Manifest, facts: Facts) -> str | None:
+    if facts.library is not None:
+        return facts.library
     if find_entry(files, "adapter_config.json") is not None:
         return "peft"
-    if config is not None and config.model_type:
+    if facts.model_type is not None:
         return "transformers"
-    if any(entry.path.endswith(".gguf") for entry in files):
-        return "gguf"
+    return "gguf" if facts.weights == "gguf" else None
+
+
+def _task(facts: Facts) -> str | None:
+    if facts.architecture is None:
+        return None
+    for ending, task in _TASKS:
+        if facts.architecture.value.endswith(ending):
+            return task
     return None
-
-
-def _task(config: ModelConfig | None) -> str | None:
-    """What an architecture's name says it is for, where it does."""
-    for name in (config.architectures or []) if config is not None else []:
-        for ending, task in _TASKS:
-            if name.endswith(ending):
-                return task
-    return None
-
-
-_TASKS = (
-    ("ForCausalLM", "text-generation"),
-    ("ForConditionalGeneration", "image-text-to-text"),
-    ("ForSequenceClassification", "text-classification"),
-    ("ForTokenClassification", "token-classification"),
-    ("ForQuestionAnswering", "question-answering"),
-    ("ForMaskedLM", "fill-mask"),
-)

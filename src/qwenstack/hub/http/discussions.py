@@ -22,7 +22,7 @@ from qwenstack.hub.http.access import API_REPO, base_url, open_repo
 from qwenstack.hub.http.announce import announce
 from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.http.instants import wire_instant
-from qwenstack.hub.http.pages.markdown import render
+from qwenstack.hub.http.markdown import render
 from qwenstack.hub.http.people_wire import author
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.pull_requests import Changes, diff_text, read_changes

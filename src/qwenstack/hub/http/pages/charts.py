@@ -7,7 +7,7 @@ from html import escape
 
 from markupsafe import Markup
 
-_WIDTH, _HEIGHT, _FOOT = 600, 140, 22
+_WIDTH, _HEIGHT, _FOOT = 340, 110, 18
 
 
 def bars(days: Sequence[tuple[str, int]], *, name: str) -> Markup:
@@ -27,11 +27,15 @@ def bars(days: Sequence[tuple[str, int]], *, name: str) -> Markup:
     return Markup(  # noqa: S704 - every part is a number or escaped above
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(name)}: {total}">'
-        f'<text class="tick" x="0" y="12">{most} a day at most</text>'
+        f'<text class="tick" x="0" y="12">{_scale(most)}</text>'
         + "".join(drawn)
         + f'<text class="tick" x="0" y="{_HEIGHT - 6}">{escape(first)}</text>'
         f'<text class="tick end" x="{_WIDTH}" y="{_HEIGHT - 6}">{escape(last)}</text></svg>'
     )
+
+
+def _scale(most: int) -> str:
+    return f"{most:,} on the fullest day" if most else "none yet"
 
 
 def letter(key: str) -> str:

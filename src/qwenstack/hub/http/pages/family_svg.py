@@ -11,8 +11,8 @@ from qwenstack.hub.family import Branch, walk
 from qwenstack.hub.http.pages.shell import _count
 
 DRAWN_MAX = 400
-_BOX, _BOX_HEIGHT, _GAP, _ROW = 230, 46, 60, 60
-_NAME_CHARACTERS = 30
+_BOX, _BOX_HEIGHT, _GAP, _ROW = 250, 46, 60, 60
+_NAME_CHARACTERS = 29
 
 # For the file alone, which no sheet colours.
 _STYLE = (

@@ -19,19 +19,19 @@ from qwenstack.hub.gates import AccessRequest
 from qwenstack.hub.http.access import base_url, repo_kind, repo_name
 from qwenstack.hub.http.gated import asker
 from qwenstack.hub.http.likes import liker
+from qwenstack.hub.http.markdown import render
 from qwenstack.hub.http.pages import release_facts
 from qwenstack.hub.http.pages.charts import bars
-from qwenstack.hub.http.pages.markdown import render
 from qwenstack.hub.http.pages.release_facts import FactSheet, Kin, Origin, Scan
 from qwenstack.hub.http.pages.run_it import Recipe, recipes
 from qwenstack.hub.http.pages.shell import DATASET_PAGE, MODEL_PAGE, Shell, go_to, repo_path
 from qwenstack.hub.hub import Hub
-from qwenstack.hub.licence_history import LicenceChange, licence_files, licence_history
-from qwenstack.hub.registry.manifests import Entry, Manifest, find_entry, release_digest
+from qwenstack.hub.licence_history import LicenceChange
+from qwenstack.hub.registry.manifests import Manifest, find_entry, release_digest
 from qwenstack.hub.registry.refs import list_refs, short_name
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, Commit, read_files
-from qwenstack.hub.summaries import ReadEntry, declared_licence, read_card, reader
+from qwenstack.hub.summaries import ReadEntry, read_card, reader
 
 _FILES_SHOWN_MAX = 500
 _REFS_SHOWN_MAX = 50
@@ -53,7 +53,6 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     fingerprinted_us: int | None
     kin: Kin
     licences: list[LicenceChange]
-    licence_files: tuple[Entry, ...]
     days: list[tuple[str, int]]
     all_time: int
     talk: Page
@@ -174,12 +173,11 @@ def read_release(
         digest=release_digest(files),
         card=_card(repo, commit, files, content),
         member=member_of(repo),
-        facts=release_facts.read_facts(connection, commit.manifest),
+        facts=release_facts.read_fact_sheet(connection, commit.manifest),
         scans=release_facts.read_scans(connection, files),
         fingerprinted_us=release_facts.fingerprinted_at(connection, commit.manifest),
         kin=release_facts.read_kin(connection, viewer, repo),
-        licences=licence_history(connection, commit, content, declared_licence),
-        licence_files=licence_files(files),
+        licences=release_facts.read_licence_history(connection, commit),
         days=downloads.days(connection, repo.id, _DAYS),
         all_time=downloads.all_time(connection, [repo.id])[repo.id],
         talk=discussions.list_discussions(connection, repo.id),

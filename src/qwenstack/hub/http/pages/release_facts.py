@@ -5,29 +5,45 @@ Nothing is computed here: what is not in a table yet is shown as not computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 from sqlalchemy import Connection, select
 
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import may
+from qwenstack.hub.facts import Facts, Flag, Number, Words, read_facts
 from qwenstack.hub.family import Member, Parent, member_of
+from qwenstack.hub.licence_history import LicenceChange, LicenceRevision, licence_history
+from qwenstack.hub.registry.commits import history
 from qwenstack.hub.registry.manifests import Manifest
 from qwenstack.hub.registry.repos import Repo, find_repo
-from qwenstack.storage.hub_tables import facts, fingerprints, origins, repos, scans
+from qwenstack.hub.registry.revisions import Commit, read_commit
+from qwenstack.hub.safety.findings import Finding
+from qwenstack.storage.hub_tables import fingerprints, origins, repos, scans
 from qwenstack.storage.rows import read_row
 
-_ROWS_MAX = 60
+_COMMITS_MAX = 200
+_CHANGES_MAX = 50
 _VALUE_CHARACTERS_MAX = 300
 _CHILDREN_MAX = 50
 _ANCESTORS_MAX = 12
 _FINDINGS_MAX = 20
 
 
-class FactSheet(msgspec.Struct, frozen=True):
-    """What was read from the files' headers, as lines."""
+class FactRow(msgspec.Struct, frozen=True):
+    """A fact with where it was read."""
 
-    rows: tuple[tuple[str, str], ...]
-    computed_us: int
+    name: str
+    value: str
+    source: str
+
+
+class FactSheet(msgspec.Struct, frozen=True):
+    """What was read from the files' headers, as lines, and how the claims stand against it."""
+
+    rows: tuple[FactRow, ...]
+    facts: Facts
 
 
 class Scan(msgspec.Struct, frozen=True):
@@ -58,16 +74,53 @@ class Kin(msgspec.Struct, frozen=True):
     children: tuple[Member, ...]
 
 
-def read_facts(connection: Connection, manifest: str) -> FactSheet | None:
+def read_fact_sheet(connection: Connection, manifest: str) -> FactSheet | None:
     """The facts of a manifest, None where nobody computed them."""
-    row = connection.execute(select(facts).where(facts.c.manifest == manifest)).one_or_none()
-    if row is None:
-        return None
-    try:
-        document = msgspec.json.decode(row.document, type=dict[str, object])
-    except msgspec.DecodeError:
-        return None
-    return FactSheet(tuple(_rows(document))[:_ROWS_MAX], row.computed_us)
+    facts = read_facts(connection, manifest)
+    return None if facts is None else FactSheet(tuple(fact_rows(facts)), facts)
+
+
+def fact_rows(facts: Facts) -> Iterator[FactRow]:
+    """The facts that are one value each; what is not known has no row."""
+    named: tuple[tuple[str, Number | Words | Flag | None], ...] = (
+        ("Architecture", facts.architecture),
+        ("Parameters", facts.parameters),
+        ("Active", facts.active_parameters),
+        ("Experts", facts.experts),
+        ("Layers", facts.layers),
+        ("Quantisation", facts.quantisation),
+        ("Context", facts.context_tokens),
+        ("Vocabulary", facts.vocabulary),
+        ("Tied embeddings", facts.tied_embeddings),
+        ("Chat template", facts.chat_template),
+        ("Adapter", facts.adapter),
+    )
+    for name, fact in named:
+        match fact:
+            case Number(value, source):
+                yield FactRow(name, f"{value:,}", source)
+            case Words(text, source):
+                yield FactRow(name, text[:_VALUE_CHARACTERS_MAX], source)
+            case Flag(flag, source):
+                yield FactRow(name, "yes" if flag else "no", source)
+    if facts.elements:
+        stored = ", ".join(f"{count:,} {dtype}" for dtype, count in facts.elements.items())
+        yield FactRow("Stored numbers", stored[:_VALUE_CHARACTERS_MAX], "the weights' headers")
+
+
+def read_licence_history(connection: Connection, tip: Commit) -> list[LicenceChange]:
+    """How the licence changed up to `tip`, the newest first, of the commits with facts."""
+    revisions: list[LicenceRevision] = []
+    for number, oid in enumerate(history(connection, tip.repo_id, tip.oid)):
+        commit = read_commit(connection, tip.repo_id, oid)
+        if commit is None or number == _COMMITS_MAX:
+            break
+        facts = read_facts(connection, commit.manifest)
+        if facts is not None:
+            revisions.append(
+                LicenceRevision(commit.oid, commit.at_us, commit.author, facts.licence)
+            )
+    return licence_history(reversed(revisions))[::-1][:_CHANGES_MAX]
 
 
 def read_scans(connection: Connection, files: Manifest) -> dict[str, Scan]:
@@ -145,33 +198,12 @@ def _children(connection: Connection, viewer: Identity, repo: Repo) -> tuple[Mem
     return tuple(found[:_CHILDREN_MAX])
 
 
-def _rows(document: dict[str, object]) -> list[tuple[str, str]]:
-    found = []
-    for name, value in document.items():
-        text = _text(value)
-        if text:
-            found.append((name.replace("_", " "), text[:_VALUE_CHARACTERS_MAX]))
-    return found
-
-
-def _text(value: object) -> str:
-    match value:
-        case None | "" | [] | {}:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case dict():
-            return ", ".join(f"{name}: {_text(each)}" for name, each in list(value.items())[:20])
-        case list():
-            return "; ".join(_text(each) for each in value[:20])
-    return str(value)
-
-
 def _findings(document: str) -> tuple[str, ...]:
     try:
-        found = msgspec.json.decode(document, type=list[object])
+        found = msgspec.json.decode(document, type=list[Finding])
     except msgspec.DecodeError:
         return ()
-    return tuple(_text(each)[:_VALUE_CHARACTERS_MAX] for each in found[:_FINDINGS_MAX])
+    return tuple(
+        f"{each.message} ({each.place})" if each.place else each.message
+        for each in found[:_FINDINGS_MAX]
+    )

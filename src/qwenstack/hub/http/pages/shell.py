@@ -20,6 +20,7 @@ from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.repos import Repo
 
 _HERE = Path(__file__).parent
+_DIFF_LINES_MAX = 3000
 
 # Nothing from elsewhere, nothing inline that acts, no script at all, in nobody's frame.
 PAGE_HEADERS = {
@@ -158,6 +159,23 @@ def _query(**values: object) -> str:
     return urlencode({name: value for name, value in values.items() if value not in (None, "")})
 
 
+def diff_lines(diff: str) -> list[tuple[str, str]]:
+    """The lines of a diff, each with the class that colours it."""
+    found = []
+    for line in diff.splitlines()[:_DIFF_LINES_MAX]:
+        kind = "same"
+        if line.startswith(("diff ", "index ", "--- ", "+++ ", "new file", "deleted file", "# ")):
+            kind = "head"
+        elif line.startswith("@@"):
+            kind = "place"
+        elif line.startswith("+"):
+            kind = "added"
+        elif line.startswith("-"):
+            kind = "removed"
+        found.append((kind, line))
+    return found
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -168,5 +186,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"bytes": _bytes, "count": _count, "day": _day, "minute": _minute}
+    environment.filters["diff_lines"] = diff_lines
     environment.globals |= {"repo_path": repo_path, "query": _query}
     return environment

@@ -15,13 +15,18 @@ from qwenstack.hub.accounts.rights import Action, may
 from qwenstack.hub.discussions import PAGE, Comment, Discussion, Event, Page
 from qwenstack.hub.http.access import repo_kind, repo_name
 from qwenstack.hub.http.discussions import Talk, read_talk
-from qwenstack.hub.http.pages.markdown import render
-from qwenstack.hub.http.pages.shell import DATASET_PAGE, MODEL_PAGE, Shell, go_to, repo_path
+from qwenstack.hub.http.markdown import render
+from qwenstack.hub.http.pages.shell import (
+    DATASET_PAGE,
+    MODEL_PAGE,
+    Shell,
+    diff_lines,
+    go_to,
+    repo_path,
+)
 from qwenstack.hub.pull_requests import diff_text
 from qwenstack.hub.registry.manifests import Entry
 from qwenstack.hub.registry.repos import Repo
-
-_DIFF_LINES_MAX = 3000
 
 
 def routes(shell: Shell) -> list[web.RouteDef]:
@@ -160,20 +165,3 @@ def _words(event: Event) -> Markup | None:
     if not isinstance(event.happening, Comment) or event.happening.hidden_by is not None:
         return None
     return Markup(render(event.happening.versions[-1].raw))  # noqa: S704 - sanitised
-
-
-def diff_lines(diff: str) -> list[tuple[str, str]]:
-    """The lines of a diff, each with the class that colours it."""
-    found = []
-    for line in diff.splitlines()[:_DIFF_LINES_MAX]:
-        kind = "same"
-        if line.startswith(("diff ", "index ", "--- ", "+++ ", "new file", "deleted file", "# ")):
-            kind = "head"
-        elif line.startswith("@@"):
-            kind = "place"
-        elif line.startswith("+"):
-            kind = "added"
-        elif line.startswith("-"):
-            kind = "removed"
-        found.append((kind, line))
-    return found

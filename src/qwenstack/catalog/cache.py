@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,6 +67,8 @@ def read(path: Path, key: bytes, kind: type[_R]) -> _R | None:
 
 def write(path: Path, key: bytes, records: Records) -> None:
     """Put a copy at `path`, all at once; where the folder can't be written, do nothing."""
+    import tempfile  # Only who writes pays for it.
+
     payload = msgspec.msgpack.encode(records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

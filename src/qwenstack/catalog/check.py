@@ -54,6 +54,7 @@ def check(placed: list[Placed], today: datetime.date) -> list[Problem]:
     for each in placed:
         texts = [
             *_sources(each.record, names.sources),
+            *_claims(each.record),
             *_dates(each.record, today),
             *_licences(each.record),
             *_counts(each.record),
@@ -77,6 +78,13 @@ def _sources(record: Record | Source, keys: Collection[str]) -> Iterator[str]:
             yield f"{field}: a fact without a source; name one of the [[source]] keys"
         elif key not in keys:
             yield f"{field}: source {key!r} is not in the files; add a [[source]] with this key"
+
+
+def _claims(record: Record | Source) -> Iterator[str]:
+    """What contradicts must differ from the value: agreement is no conflict."""
+    for field, fact in facts_of(record) if isinstance(record, Record) else ():
+        if fact.value is not None and any(claim.value == fact.value for claim in fact.otherwise):
+            yield f"{field}: otherwise repeats the value {fact.value!r}; put agreement in the note"
 
 
 def _dates(record: Record | Source, today: datetime.date) -> Iterator[str]:

@@ -115,6 +115,17 @@ class Catalogue(Records, frozen=True, kw_only=True, dict=True):
         return tuple(each for each in self.lags if each.release == release_id)
 
     @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every name that resolves to something, as it is written."""
+        return (
+            *(repo.id for each in self.releases for repo in each.repos),
+            *(each.id for each in self.hosted),
+            *(each.id for each in self.derivatives),
+            *(each.id for each in self.ollama),
+            *(each.id for each in self.releases),
+        )
+
+    @functools.cached_property
     def _sources(self) -> dict[str, Source]:
         return {each.key: each for each in self.sources}
 

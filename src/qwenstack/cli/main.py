@@ -20,6 +20,7 @@ _COMMANDS = {
     "audit": ("qwenstack.cli.audit:audit", "Who did what, and that nobody rewrote it."),
     "hub": ("qwenstack.cli.hub:hub", "A hub that Hugging Face clients use unchanged."),
     "bench": ("qwenstack.cli.bench:bench", "Measure engines on this machine."),
+    "catalog": ("qwenstack.cli.catalog:catalog", "The Qwen family on record, with sources."),
     "which": ("qwenstack.cli.which:which", "What a reference is, and which document governs it."),
     "policy": ("qwenstack.cli.policy:policy", "Check a policy file, and what it decides."),
     "compare": ("qwenstack.cli.compare:compare", "Candidates side by side on what decides."),

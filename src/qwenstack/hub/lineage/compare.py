@@ -77,6 +77,7 @@ class Comparison:
     distance: float
     kept: float
     layer_map: tuple[int, ...]
+    parent_depth: int
 
     @property
     def related(self) -> bool:
@@ -163,7 +164,9 @@ def compare(child: Sampled, parent: Sampled) -> Comparison:
         else:
             moved = False
     distance, kept = _summary(table, pairs, moved)
-    return Comparison(basis, moved, table, tuple(pairs), distance, kept, tuple(mapped))
+    return Comparison(
+        basis, moved, table, tuple(pairs), distance, kept, tuple(mapped), parent.print.depth
+    )
 
 
 def _basis(child: Sampled, parent: Sampled) -> tuple[Basis, tuple[int, int]]:

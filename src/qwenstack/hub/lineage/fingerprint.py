@@ -9,7 +9,12 @@ Two kinds of numbers, both taken in a basis that only the vocabulary fixes:
   that reads or writes the residual stream (the norm's weights folded in, each unit scaled to
   length one): the correlations between what they become. Permuting or rescaling units or heads,
   moving scale between a norm and a matrix, or rotating the residual stream with everything that
-  touches it, cannot change them. What is left is the matrix's own accident of birth.
+  touches it, cannot change them.
+
+Models that learn the same text learn the same structure: of two strangers of the bench the plain
+cosines correlate at 0.94. That structure lies in the few strongest directions (the observation of
+"all-but-the-top", Mu and Viswanath, arXiv 1702.01417); without those, strangers correlate below
+0.1 and a model with its fine-tunes as before. What is left is each model's own accident of birth.
 
 The token products are the idea of HuRef's invariant terms (Zeng et al., arXiv 2312.04828); that a
 model's random start stays visible after training is that of the independence tests (Zhu et al.,
@@ -36,6 +41,9 @@ _RANGES: Final = ((0, 256), (256, 512), (512, 2048), (2048, 16_384), (16_384, 65
 _TABLES: Final = 2
 _TOKENS: Final = 64
 PAIRS: Final = 256
+# Strongest directions left out: they are what any model learns of the same text, not an accident.
+_COMMON_TOKENS: Final = 10
+_COMMON_PROBES: Final = 6
 _PROBES: Final = 32
 LAYER_PAIRS: Final = 64
 ROLES: Final = ("k", "v", "q", "gate", "up", "o", "down")
@@ -141,7 +149,15 @@ def _cosines(rows: Floats, count: int) -> Floats:
 
 def _token_codes(embed: Tensor, number: int, end: int) -> Codes:
     rows = finite(embed.take(_ids(number, end)))
-    return _quantise(_cosines(rows - rows.mean(axis=0), PAIRS))
+    rows = rows - rows.mean(axis=0)
+    return _quantise(_cosines(_without_top(rows, _COMMON_TOKENS), PAIRS))
+
+
+def _without_top(rows: Floats, count: int) -> Floats:
+    """The rows without their strongest common directions."""
+    values, vectors = np.linalg.eigh(rows.astype(np.float64) @ rows.T.astype(np.float64))
+    top = vectors[:, np.argsort(values)[-count:]]
+    return np.asarray(rows - top @ (top.T @ rows), np.float32)
 
 
 def probes_of(embed: Tensor) -> Floats | None:
@@ -185,7 +201,14 @@ def matrix_codes(
     gram = _writer_gram(tensor, probes) if writes else _reader_gram(tensor, probes, norm)
     size = np.sqrt(np.maximum(np.diag(gram), 1e-12))
     first, second = _pairs(len(gram), LAYER_PAIRS)
-    return _quantise((gram / size / size[:, None])[first, second])
+    return _quantise(_levelled(gram / size / size[:, None])[first, second])
+
+
+def _levelled(gram: Floats) -> Floats:
+    """The matrix with its strongest directions made as weak as the others are on average."""
+    values, vectors = np.linalg.eigh(gram.astype(np.float64))
+    values[-_COMMON_PROBES:] = values[:-_COMMON_PROBES].mean()
+    return np.asarray((vectors * values) @ vectors.T, np.float32)
 
 
 def _reader_gram(tensor: Tensor, probes: Floats, norm: Tensor | None) -> Floats:

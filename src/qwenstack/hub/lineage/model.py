@@ -33,12 +33,16 @@ class AdapterConfig(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Model:
-    """A model's tensors by role. `adapter` is set where they are low-rank updates of another's."""
+    """A model's tensors by role. `adapter` is set where they are low-rank updates of another's.
+
+    `renamed` says that its names are in no common scheme.
+    """
 
     name: str
     roles: Roles
     tensors: tuple[Tensor, ...]
     adapter: AdapterConfig | None = None
+    renamed: bool = False
 
     @property
     def parameters(self) -> int:
@@ -60,10 +64,13 @@ class Model:
         return self.storage not in FULL_PRECISION
 
 
-def open_path(path: Path) -> Model:
-    """Open a folder or a file. Raises UnreadableModel, or OSError where there is nothing."""
+def open_path(path: Path, *, name: str | None = None) -> Model:
+    """Open a folder or a file, as `name` or under its own.
+
+    Raises UnreadableModel, or OSError where there is nothing.
+    """
     if path.is_file():
-        return open_files([(path.name, MappedFile(path))], name=path.name)
+        return open_files([(path.name, MappedFile(path))], name=name or path.name)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no file or folder {path}")
     files = sorted(file for file in path.iterdir() if file.is_file())[:_FILES_MAX]
@@ -75,7 +82,7 @@ def open_path(path: Path) -> Model:
     config = path / "adapter_config.json"
     adapter = config.read_bytes() if config.is_file() else None
     sources = [(file.name, MappedFile(file)) for file in wanted]
-    return open_files(sources, name=path.name, adapter_config=adapter)
+    return open_files(sources, name=name or path.name, adapter_config=adapter)
 
 
 def open_files(
@@ -96,7 +103,8 @@ def open_files(
         stored += tensors
     tensors_ = join_packed(stored)
     adapter = _adapter(files, adapter_config)
-    return Model(name, assign_roles(tensors_, metadata), tuple(tensors_), adapter)
+    roles = assign_roles(tensors_, metadata)
+    return Model(name, roles, tuple(tensors_), adapter, renamed=_renamed(tensors_))
 
 
 def _one_model(files: list[tuple[str, ByteSource]]) -> list[tuple[str, ByteSource]]:
@@ -109,6 +117,13 @@ def _one_model(files: list[tuple[str, ByteSource]]) -> list[tuple[str, ByteSourc
         return shards
     sharded = [file for file in files if "-of-" in file[0]]
     return sharded or files[:1]
+
+
+def _renamed(tensors: list[Tensor]) -> bool:
+    """Whether the names are neither Transformers' nor ggml's."""
+    return not any(
+        tensor.name.endswith(("embed_tokens.weight", "token_embd.weight")) for tensor in tensors
+    )
 
 
 def _adapter(files: list[tuple[str, ByteSource]], config: bytes | None) -> AdapterConfig | None:

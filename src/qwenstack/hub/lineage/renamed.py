@@ -50,7 +50,8 @@ def named_like(child: Model, parent: Model) -> Model | None:
         for tensor in child.tensors
         if isinstance(tensor, Stored) and tensor.name in names
     ]
-    return Model(child.name, assign_roles(list(renamed), {}), tuple(renamed), child.adapter)
+    roles = assign_roles(list(renamed), {})
+    return Model(child.name, roles, tuple(renamed), child.adapter, renamed=True)
 
 
 def _tables(model: Model) -> list[Tensor]:

@@ -261,7 +261,7 @@ def _f8_table(exponent_bits: int) -> Floats:
         mantissa * 2.0 ** (1 - bias),
         (1 + mantissa) * 2.0 ** (exponent.astype(float) - bias),
     )
-    return np.where(codes & 128, -value, value).astype(np.float32)
+    return np.asarray(np.where(codes & 128, -value, value), np.float32)
 
 
 _F8_E4M3: Final = _f8_table(4)

@@ -1,0 +1,77 @@
+"""Whether a model is a mixture of two others of its family.
+
+A linear or spherical merge lies on the line between its parents; what is left of it besides them
+is rounding. Merging with trimming and sign election (TIES, arXiv 2306.01708) does so only weight
+by weight: there, where both parents moved, the merge is one's value, the other's, or their mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from qwenstack.hub.lineage.compare import ROLES, Sampled
+from qwenstack.hub.lineage.tensors import Floats
+
+_LEFT_MAX: Final = 0.35  # of the distance to the nearer parent
+_MATCHED_MIN: Final = 0.8
+_ULP: Final = 2.0**-7  # of bfloat16, with room for one rounding on each side
+_ELEMENTS_MAX: Final = 1 << 21
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """`share` of the second parent; `left` is what neither explains, against the nearer one."""
+
+    share: float
+    left: float
+    form: str
+
+
+def vector(member: Sampled) -> Floats:
+    """All sampled weights of the layers in one row."""
+    pieces = [
+        rows.ravel()
+        for layer in range(member.print.depth)
+        for role in ROLES
+        if (rows := member.take(layer, role)) is not None
+    ]
+    return np.concatenate(pieces)[:_ELEMENTS_MAX] if pieces else np.zeros(0, np.float32)
+
+
+def mixture(child: Floats, one: Floats, other: Floats) -> Mixture | None:
+    """The child as a point on the line through two models, or None where it is far from it."""
+    if not child.shape == one.shape == other.shape or not len(child):
+        return None
+    along = other - one
+    span = float(along @ along)
+    if span <= 0:
+        return None
+    offset = child - one
+    share = float(offset @ along) / span
+    if not 0.05 < share < 0.95:
+        return None
+    rest = offset - np.float32(share) * along
+    nearest = min(float(offset @ offset), float((child - other) @ (child - other)))
+    left = (float(rest @ rest) / max(nearest, 1e-30)) ** 0.5
+    return Mixture(share, left, "linear") if left < _LEFT_MAX else None
+
+
+def elementwise(child: Floats, origin: Floats, one: Floats, other: Floats) -> Mixture | None:
+    """The child as each weight's choice between the origin, two models made from it, their mean."""
+    if not child.shape == one.shape == other.shape == origin.shape or not len(child):
+        return None
+    room = np.abs(child) * np.float32(_ULP)
+    near_one, near_other = np.abs(child - one) <= room, np.abs(child - other) <= room
+    near = near_one | near_other | (np.abs(child - origin) <= room)
+    near |= np.abs(child - (one + other) / 2) <= room
+    told = np.abs(one - other) > 2 * room  # where the choice can be seen at all
+    if float(told.mean()) < 0.05 or float(near[told].mean()) < _MATCHED_MIN:
+        return None
+    mine, theirs = float(near_one[told].mean()), float(near_other[told].mean())
+    if min(mine, theirs) < 0.02:
+        return None
+    left = 1.0 - float(near[told].mean())
+    return Mixture(theirs / max(mine + theirs, 1e-9), left, "weight by weight")

@@ -1,0 +1,61 @@
+"""What rounding leaves behind: whether numbers are those of another model, stored shorter."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from qwenstack.hub.lineage.compare import ROLES, Sampled
+from qwenstack.hub.lineage.tensors import Floats
+
+_AGREE_MIN: Final = 0.999
+
+
+def rounded(values: Floats, storage: str) -> Floats:
+    """The values after a round trip through a storage type of 16-bit floats."""
+    if storage == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).astype(np.float32)
+    if storage == "BF16":
+        bits = values.view(np.int32).astype(np.int64)
+        even = (bits + 0x7FFF + ((bits >> 16) & 1)) & ~0xFFFF
+        return even.astype(np.int32).view(np.float32)
+    return values
+
+
+def rounds_to(source: Sampled, copy: Sampled) -> bool:
+    """Whether `copy` is `source` rounded to the copy's storage type and not changed otherwise."""
+    storage = copy.model.storage
+    if storage not in ("F16", "BF16") or source.print.depth != copy.print.depth:
+        return False
+    agree: list[float] = []
+    for layer in range(source.print.depth):
+        for role in ROLES:
+            a, b = source.take(layer, role), copy.take(layer, role)
+            if a is not None and b is not None and a.shape == b.shape:
+                agree.append(float((rounded(np.ascontiguousarray(a), storage) == b).mean()))
+        if agree and agree[-1] < 0.5:
+            return False
+    return bool(agree) and float(np.mean(agree)) >= _AGREE_MIN
+
+
+def lossless_storage(member: Sampled) -> str:
+    """The shortest type of floats that holds the model's numbers exactly."""
+    for storage in ("BF16", "F16"):
+        if rounds_to_itself(member, storage):
+            return storage
+    return "F32"
+
+
+def rounds_to_itself(member: Sampled, storage: str) -> bool:
+    """Whether a sample of the model's numbers is unchanged by a storage type."""
+    for layer in range(min(member.print.depth, 2)):
+        for role in ROLES[:2]:
+            values = member.take(layer, role)
+            if values is None:
+                continue
+            kept = rounded(np.ascontiguousarray(values), storage) == values
+            if float(kept.mean()) < _AGREE_MIN:
+                return False
+    return True

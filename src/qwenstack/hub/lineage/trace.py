@@ -1,0 +1,266 @@
+"""The question itself: whose child is this model, how was it made, and how sure is that."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+
+from qwenstack.hub.lineage import calibrate
+from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled
+from qwenstack.hub.lineage.family import Family
+from qwenstack.hub.lineage.fingerprint import fingerprint
+from qwenstack.hub.lineage.inheritance import DESCENDS_MIN, inherited
+from qwenstack.hub.lineage.library import Library
+from qwenstack.hub.lineage.merging import Mixture, elementwise, mixture, vector
+from qwenstack.hub.lineage.model import Model
+from qwenstack.hub.lineage.relation import Relation, relation_of
+from qwenstack.hub.lineage.renamed import named_like
+from qwenstack.hub.lineage.tensors import Floats, UnreadableModel
+
+Verdict = Literal["derived", "independent", "insufficient"]
+
+_SCREENED: Final = 48
+_AFFINITY_MIN: Final = 0.25
+_MERGE_CANDIDATES: Final = 12
+
+
+class LayerEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A layer, the parent's layer that it comes from, and the cosine of each matrix with it."""
+
+    layer: int
+    parent_layer: int
+    cosine: dict[str, float]
+    similarity: float
+
+
+class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One observation: what it is about, in words, as a number, or layer by layer."""
+
+    about: str
+    detail: str = ""
+    value: float | None = None
+    layers: list[LayerEvidence] = []
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found. `confidence` is a calibrated probability that the answer is right.
+
+    `parents` has every parent of a merge; `parent` is the nearest, None without one.
+    `descendants` are candidates that come from the model in question.
+    """
+
+    parent: str | None
+    relation: Relation
+    confidence: float
+    verdict: Verdict
+    evidence: list[Evidence]
+    parents: list[str] = []
+    descendants: list[str] = []
+
+
+def trace(model: Model, library: Library) -> Answer:
+    """Find the parent of `model` among a library's candidates.
+
+    Raises nothing for a model that cannot be decided on: the verdict is then `insufficient`, and
+    the evidence says why.
+    """
+    if model.adapter is not None:
+        return insufficient("adapter")
+    try:
+        subject = Sampled(model, fingerprint(model))
+    except UnreadableModel as error:
+        return insufficient(str(error))
+    if model.parameters < calibrate.PARAMETERS_MIN:
+        return insufficient(f"{model.parameters} weights are too few to tell by")
+    near = library.nearest(subject.print, without=model.name, count=_SCREENED)
+    if not near:
+        return insufficient("there is no candidate that could be read")
+    members, affinities = _members(subject, near, library)
+    family = Family(members, library.compared)
+    related = [place for place in range(1, len(members)) if family.between(0, place).related]
+    if not related:
+        return _independent(near, family, affinities)
+    family = Family([members[0], *[members[place] for place in related]], library.compared)
+    return _placed(family, [affinities[place - 1] for place in related])
+
+
+def insufficient(why: str) -> Answer:
+    """The answer where nothing can be said."""
+    return Answer(
+        parent=None, relation="unrelated", confidence=0.5, verdict="insufficient",
+        evidence=[Evidence("not decided", why)],
+    )  # fmt: skip
+
+
+def _members(
+    subject: Sampled, near: list[tuple[str, float]], library: Library
+) -> tuple[list[Sampled], list[float]]:
+    """The subject and the candidates worth a comparison, opaque names made plain."""
+    found = [
+        (sampled, value)
+        for name, value in near
+        if value >= _AFFINITY_MIN and (sampled := library.sampled(name)) is not None
+    ]
+    everyone = [subject, *[sampled for sampled, _ in found]]
+    anchor = next((one for one in everyone if one.model.roles.layers), None)
+    if anchor is not None:
+        everyone = [_plain(one, anchor, everyone) for one in everyone]
+    return everyone, [value for _, value in found]
+
+
+def _plain(one: Sampled, anchor: Sampled, everyone: list[Sampled]) -> Sampled:
+    if one.model.roles.layers:
+        return one
+    anchors = [other for other in everyone if other.model.roles.layers][:3]
+    for other in anchors or [anchor]:
+        renamed = named_like(one.model, other.model)
+        if renamed is not None:
+            return Sampled(renamed, fingerprint(renamed))
+    return one
+
+
+def _independent(near: list[tuple[str, float]], family: Family, affinities: list[float]) -> Answer:
+    best_name, best = near[0]
+    kept = max((family.between(0, p).kept for p in range(1, len(family.members))), default=0.0)
+    evidence = [
+        Evidence("nearest candidate", f"{best_name}: its fingerprint's correlation", best),
+        Evidence("kept", "share of matrices that the best candidate has in common", kept),
+    ]
+    return Answer(
+        parent=None, relation="unrelated", verdict="independent",
+        confidence=1 - calibrate.derived(best, kept), evidence=evidence,
+    )  # fmt: skip
+
+
+def _placed(family: Family, affinities: list[float]) -> Answer:
+    """The subject's place in the tree of those that it is related to."""
+    tree = family.parents()
+    names = [member.model.name for member in family.members]
+    descendants = [names[place] for place in range(1, len(names)) if _below(tree, place)]
+    parent = tree[0] = _parent(family, tree)
+    if parent < 0:
+        nearest = min(range(1, len(names)), key=lambda place: family.distance(0, place))
+        pair = family.between(0, nearest)
+        return Answer(
+            parent=None, relation="unrelated", verdict="independent",
+            confidence=calibrate.placed(pair.distance, _margin(family, tree)),
+            evidence=[
+                Evidence("descendants", f"{len(descendants)} candidates come from this model"),
+                *_evidence(pair, names[nearest]),
+            ],
+            descendants=descendants,
+        )  # fmt: skip
+    pair = family.between(0, parent)
+    subject, found = family.members[0], family.members[parent]
+    same = family.same(0, parent)
+    relation = relation_of(subject, found, pair, same=same)
+    parents, evidence = [names[parent]], _evidence(pair, names[parent])
+    mixed = _merge(family, tree) if relation in ("fine-tune", "continued pre-training") else None
+    if mixed is not None:
+        one, other, how = mixed
+        parents, relation = [names[one], names[other]], "merge"
+        detail = f"{1 - how.share:.2f} of {names[one]} and {how.share:.2f} of {names[other]}"
+        evidence.insert(0, Evidence(f"{how.form} merge", detail, how.left))
+    confidence = calibrate.derived(affinities[parent - 1], pair.kept)
+    confidence *= calibrate.placed(pair.distance, _margin(family, tree))
+    return Answer(
+        parent=parents[0], parents=parents, relation=relation, verdict="derived",
+        confidence=confidence, evidence=evidence, descendants=descendants,
+    )  # fmt: skip
+
+
+def _below(tree: list[int], place: int) -> bool:
+    """Whether the subject, at place 0, is an ancestor of `place`."""
+    for _ in range(len(tree)):
+        place = tree[place]
+        if place <= 0:
+            return place == 0
+    return False
+
+
+def _margin(family: Family, tree: list[int]) -> float:
+    """How much nearer the parent is than the next best that is not below the subject."""
+    others = sorted(
+        family.distance(0, place)
+        for place in range(1, len(tree))
+        if place != tree[0] and not _below(tree, place) and not family.same(0, place)
+    )
+    if tree[0] < 0 or not others:
+        return 1.0
+    mine = family.distance(0, tree[0])
+    return 1.0 - mine / max(others[0], mine, 1e-12)
+
+
+def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
+    """The two members that the subject is a mixture of, the nearer first."""
+    if family.members[0].model.quantised:
+        return None
+    places = [
+        place
+        for place in range(1, len(tree))
+        if not _below(tree, place)
+        and not family.between(0, place).units_moved
+        and not family.members[place].model.quantised
+        and (tree[place] < 0 or not family.same(place, tree[place]))
+    ]
+    places = sorted(places, key=lambda place: family.distance(0, place))[:_MERGE_CANDIDATES]
+    vectors: dict[int, Floats] = {place: vector(family.members[place]) for place in [0, *places]}
+    best: tuple[int, int, Mixture] | None = None
+    for at, one in enumerate(places):
+        for other in places[at + 1 :]:
+            found = mixture(vectors[0], vectors[one], vectors[other])
+            if found is None and tree[one] == tree[other] and tree[one] in vectors:
+                origin = vectors[tree[one]]
+                found = elementwise(vectors[0], origin, vectors[one], vectors[other])
+            if found is not None and (best is None or found.left < best[2].left):
+                best = (one, other, found)
+    return best
+
+
+def _parent(family: Family, tree: list[int]) -> int:
+    """The subject's parent: the tree's, or that one's parent where the subject bypassed it."""
+    place = tree[0]
+    for _ in range(len(tree)):
+        above = tree[place] if place >= 0 else -1
+        if above <= 0 or family.between(0, place).units_moved:
+            return place
+        share = inherited(*(family.members[at] for at in (0, place, above)))
+        if share is None or share >= DESCENDS_MIN:
+            return place
+        place = above
+    return place
+
+
+def _evidence(pair: Comparison, name: str) -> list[Evidence]:
+    basis = {
+        "same": "the residual stream is in the same order",
+        "permuted": "the residual stream's channels were reordered",
+        "rotated": "the residual stream was turned",
+        "unrelated": "no common basis of the residual stream was found",
+    }[pair.basis.kind]
+    out = [
+        Evidence(
+            "token embeddings",
+            f"against {name}: {basis}; mean cosine",
+            _round(pair.basis.agreement),
+        ),
+        Evidence(
+            "distance", "root of the mean share of energy that changed", _round(pair.distance)
+        ),
+        Evidence("kept", "share of the matrices compared that were kept", _round(pair.kept)),
+    ]
+    if pair.units_moved:
+        out.append(Evidence("units", "units were matched one by one: they were moved or rescaled"))
+    out.append(Evidence("layers", layers=[_layer(layer) for layer in pair.layers]))
+    return out
+
+
+def _layer(pair: LayerPair) -> LayerEvidence:
+    cosine = {role: _round(change.cosine) for role, change in pair.changes.items()}
+    return LayerEvidence(pair.layer, pair.parent_layer, cosine, _round(pair.similarity))
+
+
+def _round(value: float) -> float:
+    return round(float(value), 5) if np.isfinite(value) else 0.0

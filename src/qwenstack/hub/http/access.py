@@ -17,6 +17,7 @@ from qwenstack.hub.accounts.rights import HIDDEN, Action
 from qwenstack.hub.errors import RepoNotFound, Unauthorized
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo
+from qwenstack.hub.registry.revisions import PULLS
 
 # `{kind}s` in the API; a model's files have no prefix, a dataset's have `/datasets`.
 API_REPO = "/api/{kind:models|datasets}/{namespace:[^/]+}/{name:[^/]+}"
@@ -58,6 +59,15 @@ def _open(
         raise RepoNotFound(HIDDEN)
     hub.authority.check(identity, repo, action)
     return repo, identity
+
+
+def upload_action(request: web.Request) -> Action:
+    """What a caller must be allowed to upload for the path's `{rev}`.
+
+    A pull request takes contents from whoever may discuss; its commit route asks whose it is.
+    """
+    to_pull = request.match_info.get("rev", "").startswith(PULLS)
+    return "discuss" if to_pull or request.query.get("create_pr") in ("1", "true") else "write"
 
 
 def repo_kind(request: web.Request) -> Kind:

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from qwenstack.core.instants import now_us
 from qwenstack.hub import discussions
 from qwenstack.hub.accounts.identity import Identity
-from qwenstack.hub.accounts.rights import Action
 from qwenstack.hub.errors import (
     BadRequest,
     Conflict,
@@ -27,7 +26,7 @@ from qwenstack.hub.errors import (
     RevisionNotFound,
     TooLarge,
 )
-from qwenstack.hub.http.access import API_REPO, base_url, open_repo
+from qwenstack.hub.http.access import API_REPO, base_url, open_repo, upload_action
 from qwenstack.hub.http.announce import announce
 from qwenstack.hub.http.bodies import decode_json, flag, json_response, pieces
 from qwenstack.hub.hub import Hub
@@ -99,8 +98,7 @@ class _Commits:
         revision = request.match_info["rev"]
         create_pr = flag(request, "create_pr")
         to_pull = revision.startswith(PULLS)
-        action: Action = "discuss" if create_pr or to_pull else "write"
-        repo, identity = await open_repo(self._hub, request, action)
+        repo, identity = await open_repo(self._hub, request, upload_action(request))
         if to_pull:
             await asyncio.to_thread(self._check_author, repo, identity, revision)
         draft = await self._read(request)

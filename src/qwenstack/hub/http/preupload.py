@@ -9,10 +9,9 @@ import binascii
 import msgspec
 from aiohttp import web
 
-from qwenstack.hub.accounts.rights import Action
 from qwenstack.hub.errors import BadRequest, TooLarge
-from qwenstack.hub.http.access import API_REPO, identify, open_repo
-from qwenstack.hub.http.bodies import flag, json_response, read_json
+from qwenstack.hub.http.access import API_REPO, identify, open_repo, upload_action
+from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.attributes import (
     DEFAULT_ATTRIBUTES,
@@ -67,8 +66,7 @@ class _Preupload:
         self._hub = hub
 
     async def preupload(self, request: web.Request) -> web.Response:
-        action: Action = "discuss" if flag(request, "create_pr") else "write"
-        repo, _ = await open_repo(self._hub, request, action)
+        repo, _ = await open_repo(self._hub, request, upload_action(request))
         wire = await read_json(request, Preupload)
         if len(wire.files) > _FILES_MAX:
             raise TooLarge(f"At most {_FILES_MAX} files are asked for at once.")

@@ -21,7 +21,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
-from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo
+from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo, upload_action
 from qwenstack.hub.http.bodies import json_response, pieces
 from qwenstack.hub.http.xet_tokens import (
     XetToken,
@@ -111,8 +111,7 @@ async def _read_token(hub: Hub, request: web.Request) -> web.Response:
 
 async def _write_token(hub: Hub, request: web.Request) -> web.Response:
     # A pull request may come from whoever may read: the commit's own route decides.
-    by_request = request.query.get("create_pr") in ("1", "true")
-    repo, _ = await open_repo(hub, request, "discuss" if by_request else "write")
+    repo, _ = await open_repo(hub, request, upload_action(request))
     return _token_answer(hub, request, make_token(hub.secret, repo.id, "write"))
 
 

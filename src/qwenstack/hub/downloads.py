@@ -173,7 +173,7 @@ def days(connection: Connection, repo_id: str, last: int) -> list[tuple[str, int
             downloads.c.repo_id == repo_id, downloads.c.day >= wanted[0]
         )
     )
-    counted: dict[str, int] = dict(rows.tuples().all())
+    counted: dict[str, int] = {row.day: row[1] for row in rows}
     return [(day, counted.get(day, 0)) for day in wanted]
 
 

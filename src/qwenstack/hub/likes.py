@@ -59,7 +59,7 @@ def liked_by(connection: Connection, account: str, *, after: str, limit: int) ->
     )
     return [
         Liked(name, msgspec.convert(kind, Kind), at_us, repo_id)
-        for name, kind, at_us, repo_id in connection.execute(statement).tuples()
+        for name, kind, at_us, repo_id in connection.execute(statement)
     ]
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, func, or_, select
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
@@ -85,10 +85,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """Where a page ended: the last repo's sorted value and id."""
+    """Where a page ended: the last repo's sorted value and id. It comes back from strangers."""
 
-    value: int
-    id: str
+    value: Annotated[int, msgspec.Meta(ge=-(2**63), lt=2**63)]
+    id: Annotated[str, msgspec.Meta(max_length=48, pattern=r"^[^\x00]*$")]
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -190,7 +190,7 @@ def trending(connection: Connection, repo_ids: Sequence[str]) -> dict[str, int]:
         .where(likes.c.repo_id.in_(repo_ids), likes.c.at_us > now_us() - _TRENDING_US)
         .group_by(likes.c.repo_id)
     )
-    return dict(rows.tuples().all())
+    return {row.repo_id: row[1] for row in rows}
 
 
 def _rows(
@@ -242,7 +242,7 @@ def _value(sort: Sort) -> ColumnElement[int]:
     if sort in columns:
         return columns[sort]
     return (
-        select(func.count())
+        select(func.count(type_=BigInteger))
         .select_from(likes)
         .where(likes.c.repo_id == repos.c.id, likes.c.at_us > now_us() - _TRENDING_US)
         .correlate(repos)

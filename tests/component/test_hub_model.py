@@ -1,0 +1,93 @@
+"""A model is fetched from a hub as its clients fetch it, checked, and kept by its commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from qwenstack.engines.hub_models import HubModelError, HubReference, choose, read_reference
+from qwenstack.engines.models import ModelError, Progress, obtain
+from tests.hub import RunningHub, running_hub
+from tests.unit.test_models import gguf
+
+CARD = "---\nlicense: apache-2.0\n---\n# Tuned\n"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    with running_hub(tmp_path_factory.mktemp("hub")) as running:
+        api = HfApi(endpoint=running.url, token=running.token)
+        api.create_repo("acme/tuned")
+        for name, data in (
+            ("README.md", CARD.encode()),
+            ("tuned-q8_0.gguf", gguf()),
+            ("tuned-q4_k_m.gguf", gguf()),
+        ):
+            api.upload_file(path_or_fileobj=data, path_in_repo=name, repo_id="acme/tuned")
+        api.create_tag("acme/tuned", tag="v1")
+        api.create_repo("acme/empty")
+        yield running
+
+
+def test_a_repo_of_a_hub_is_a_model(
+    hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    told: list[Progress] = []
+    found = obtain("acme/tuned@v1:tuned-q8_0.gguf", tmp_path, told.append)
+    assert found.path.read_bytes() == gguf()
+    assert found.digest == f"sha256:{hashlib.sha256(gguf()).hexdigest()}"
+    assert (found.name, found.licence) == ("tuned", "apache-2.0")
+    assert hub.url in found.provenance
+    assert obtain("acme/tuned", tmp_path).path.name == "tuned-q4_k_m.gguf"
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("acme/tuned:other.gguf", "has no GGUF file 'other.gguf'; it has: tuned-q4_k_m"),
+        ("acme/empty", "has no GGUF file"),
+        ("acme/nothing", "does not give acme/nothing"),
+        ("acme/tuned@v9", "does not give acme/tuned"),
+    ],
+)
+def test_what_a_hub_does_not_have_is_said(
+    hub: RunningHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reference: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    with pytest.raises(ModelError, match=words):
+        obtain(reference, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("acme/tuned", HubReference("acme/tuned", "main", "")),
+        ("acme/tuned@a/b:sub/x.gguf", HubReference("acme/tuned", "a/b", "sub/x.gguf")),
+        ("./acme/tuned", None),
+        ("../tuned", None),
+        ("tuned", None),
+        ("a/b/c", None),
+        ("acme/tuned:../x.gguf", None),
+    ],
+)
+def test_a_reference_is_a_repo_or_none(text: str, expected: HubReference | None) -> None:
+    assert read_reference(text) == expected
+
+
+def test_the_choice_is_the_usual_quantisation_or_is_asked_for() -> None:
+    named = HubReference("a/b", "main", "")
+    files = dict.fromkeys(("m-F16.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf"), (1, None))
+    assert choose(named, files)[0] == "m-Q4_K_M.gguf"
+    with pytest.raises(HubModelError, match="several"):
+        choose(named, {"x.gguf": (1, None), "y.gguf": (1, None)})
+    with pytest.raises(HubModelError, match="split in parts"):
+        choose(named, {"m-00001-of-00002.gguf": (1, None)})

@@ -48,10 +48,7 @@ def open_objects(url: str | None, folder: Path) -> Objects:
         endpoint=endpoint,
         client_options={
             "allow_http": endpoint is not None and endpoint.startswith("http://"),
-            "connect_timeout": # The client says that something is missing in either of these ways.
-_MISSING = (NotFoundError, FileNotFoundError)
-_FAILED = (BaseError, *_MISSING)
-_CONNECT_S,
+            "connect_timeout": _CONNECT_S,
             "timeout": _REQUEST_S,
         },
     )

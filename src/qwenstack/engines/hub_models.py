@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,7 +108,7 @@ def fetch_from_hub(
 
 
 def choose(
-    reference: HubReference, files: dict[str, tuple[int, str | None]]
+    reference: HubReference, files: Mapping[str, tuple[int, str | None]]
 ) -> tuple[str, int, str | None]:
     """The file to fetch with its size and SHA-256; raises HubModelError where none is fit."""
     if reference.file:

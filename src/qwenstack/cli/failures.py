@@ -16,6 +16,8 @@ from qwenstack.engines.gguf import GgufError
 from qwenstack.engines.interface import EngineError
 from qwenstack.engines.models import ModelError
 from qwenstack.hub.errors import HubError
+from qwenstack.hub.safety.policy import PolicyError
+from qwenstack.hub.signing import SigningError
 from qwenstack.hub.store.kinds import StoreError
 from qwenstack.storage.database import DatabaseUnavailable
 from qwenstack.studio.installation import AlreadyRunning
@@ -38,10 +40,12 @@ EXPECTED = (
     ModelError,
     InvoiceError,
     OSError,
+    PolicyError,
     PriceBookError,
     PriceNotFound,
     Refusal,
     SettingsError,
+    SigningError,
     SnapshotError,
     StoreError,
     StudioError,

@@ -133,6 +133,11 @@ def compute(
     return _Release(manifest, open_file, exists or (lambda _name: None)).facts(kind)
 
 
+def read_licence(manifest: Sequence[_F], open_file: Callable[[_F], BinaryIO]) -> LicenceFacts:
+    """The licence of the release with these files: the card's and the licence file's alone."""
+    return _Release(manifest, open_file, lambda _name: None).licence()
+
+
 class _Release:
     """One computation: the files at hand, and what is wrong with them."""
 
@@ -194,6 +199,10 @@ class _Release:
             card_findings=tuple(card_findings),
             faults=tuple(self._faults[:_FAULTS_MAX]),
         )
+
+    def licence(self) -> LicenceFacts:
+        card, _ = cards.parse(self._read("README.md", cards.CARD_BYTES_MAX) or b"")
+        return self._licence(card)
 
     def _claims(
         self,

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import BinaryIO, Final
 
 import msgspec
+from sqlalchemy import Connection
 
-from qwenstack.hub.facts import LicenceFacts
+from qwenstack.hub.facts import LicenceFacts, read_licence
+from qwenstack.hub.registry.commits import history
+from qwenstack.hub.registry.manifests import Entry, read_manifest
+from qwenstack.hub.registry.revisions import Commit, read_commit
+
+COMMITS_MAX: Final = 1_000
+"""How far back a history is read."""
 
 _LINES_MAX: Final = 4_000
 _DIFF_LINES_MAX: Final = 2_000
+_WEIGHTS: Final = (".safetensors", ".gguf", ".bin")
 
 
 class LicenceRevision(msgspec.Struct, frozen=True):
@@ -36,6 +45,30 @@ class LicenceChange(msgspec.Struct, frozen=True, kw_only=True):
     before: LicenceFacts | None
     after: LicenceFacts
     diff: str
+
+
+def read_revisions(
+    connection: Connection, tip: Commit, open_file: Callable[[Entry], BinaryIO]
+) -> list[LicenceRevision]:
+    """The licence in `tip` and the commits before it, oldest first; at most COMMITS_MAX of them.
+
+    Blocking: reads the card and the licence file of each distinct tree. Raises OSError.
+    """
+    known: dict[tuple[Entry, ...], LicenceFacts] = {}
+    revisions: list[LicenceRevision] = []
+    for oid in islice(history(connection, tip.repo_id, tip.oid), COMMITS_MAX):
+        commit = read_commit(connection, tip.repo_id, oid)
+        if commit is None:
+            continue
+        # A licence is in small files of the root; the weights change far more often.
+        manifest = read_manifest(connection, commit.manifest)
+        files = tuple(e for e in manifest if "/" not in e.path and not e.path.endswith(_WEIGHTS))
+        licence = known.get(files)
+        if licence is None:
+            licence = known[files] = read_licence(files, open_file)
+        revisions.append(LicenceRevision(commit.oid, commit.at_us, commit.author, licence))
+    revisions.reverse()
+    return revisions
 
 
 def licence_history(revisions: Iterable[LicenceRevision]) -> list[LicenceChange]:

@@ -1,0 +1,389 @@
+"""`qwenstack hub scan`, `sign`, `verify` and `facts`: what files could do, whose they are, what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from qwenstack.cli.bars import BuildingBars
+from qwenstack.cli.context import home_option, json_option, print_json
+from qwenstack.cli.hub_context import database_option, hub_folder
+from qwenstack.engines.models import Progress
+from qwenstack.hub import licence_history, signing
+from qwenstack.hub.errors import RepoNotFound
+from qwenstack.hub.facts import Facts, compute
+from qwenstack.hub.registry.manifests import Entry, Manifest
+from qwenstack.hub.registry.repos import Kind, find_repo
+from qwenstack.hub.registry.revisions import Commit, read_files
+from qwenstack.hub.safety.findings import Scan
+from qwenstack.hub.safety.policy import Policy, default_policy, load_policy
+from qwenstack.hub.safety.scanner import scan as scan_file
+from qwenstack.hub.store.contents import ContentStore
+from qwenstack.storage.database import open_database
+from qwenstack.studio.safe_text import printable
+
+_CLAIMS_SHOWN = {"agree": "agrees", "contradict": "CONTRADICTED", "absent": "nothing to hold it to"}
+_kind_option = click.option("--kind", type=click.Choice(["model", "dataset"]), default="model")
+_revision_option = click.option("--revision", default="main", show_default=True)
+
+
+class _Files(msgspec.Struct):
+    """The files of a folder, or of a release of this machine's hub."""
+
+    name: str
+    files: Manifest
+    open_file: Callable[[Entry], BinaryIO]
+    commit: Commit | None = None
+    history: Callable[[], list[licence_history.LicenceRevision]] = list
+
+
+@contextmanager
+def _files_of(
+    reference: str, kind: Kind, revision: str, database: str | None, home: Path | None
+) -> Iterator[_Files]:
+    """What REFERENCE means: a file or folder that is there, else a repo."""
+    path = Path(reference)
+    if path.exists():
+        yield _of_path(path)
+        return
+    folder = hub_folder(home)
+    if database is None and not (folder / "hub.db").exists():
+        raise RepoNotFound(f"There is no file or folder {reference}, and no hub under {folder}.")
+    engine = open_database(database or f"sqlite:///{folder / 'hub.db'}")
+    try:
+        store = ContentStore(engine, folder)
+
+        def open_entry(entry: Entry) -> BinaryIO:
+            return store.open(entry.sha256)
+
+        with engine.connect().execution_options(read_only=True) as connection:
+            found = find_repo(connection, kind, reference)
+            if found is None:
+                raise RepoNotFound(f"There is no file or folder {reference}, and no {kind} either.")
+            commit, manifest = read_files(connection, found.id, revision)
+
+        def history() -> list[licence_history.LicenceRevision]:
+            with engine.connect().execution_options(read_only=True) as connection:
+                return licence_history.read_revisions(connection, commit, open_entry)
+
+        yield _Files(found.name, manifest, open_entry, commit, history)
+    finally:
+        engine.dispose()
+
+
+def _of_path(path: Path) -> _Files:
+    root = path.parent if path.is_file() else path
+    # Links are listed and not followed: what they lead to is not part of the folder.
+    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = tuple(
+        Entry(each.relative_to(root).as_posix(), each.stat().st_size, "", "", False, "")
+        for each in paths
+        if ".git" not in each.relative_to(root).parts
+    )
+    return _Files(path.resolve().name, files, lambda entry: (root / entry.path).open("rb"))
+
+
+@click.command()
+@click.argument("reference")
+@click.option(
+    "--policy",
+    "policy_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of rules that replace the default ones; docs/hub-safety.md has its form.",
+)
+@_revision_option
+@_kind_option
+@database_option
+@home_option
+@json_option
+def scan(
+    reference: str,
+    policy_path: Path | None,
+    revision: str,
+    kind: Kind,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Scan a file, a folder or a repo for what could run, mislead or overflow; loads nothing.
+
+    Exits with 1 when the hub would refuse or quarantine a file.
+
+    \b
+    Examples:
+      qwenstack hub scan ./my-model
+      qwenstack hub scan alice/my-model --revision v1 --json
+    """
+    policy = load_policy(policy_path) if policy_path else default_policy()
+    scans: list[tuple[Entry, Scan]] = []
+    with _files_of(reference, kind, revision, database, home) as files:
+        for entry in files.files:
+            scans.append((entry, _scan(entry, files.open_file, policy)))
+    worst = [policy.action_on(found) for _, found in scans]
+    if as_json:
+        print_json([_scan_json(entry, found, policy) for entry, found in scans])
+    else:
+        for entry, found in scans:
+            for finding in found.findings:
+                click.echo(
+                    printable(f"{policy.action(finding)}: {policy.told(entry.path, finding)}")
+                )
+        click.echo(_summary(worst))
+    sys.exit(0 if set(worst) <= {"publish"} else 1)
+
+
+def _scan(entry: Entry, open_file: Callable[[Entry], BinaryIO], policy: Policy) -> Scan:
+    return scan_file(entry.path, entry.size, lambda: open_file(entry), policy=policy)
+
+
+def _scan_json(entry: Entry, found: Scan, policy: Policy) -> dict[str, object]:
+    return {
+        "path": entry.path,
+        "verdict": found.verdict,
+        "action": policy.action_on(found),
+        "findings": [
+            {**msgspec.structs.asdict(finding), "remedy": policy.rules[finding.rule].remedy}
+            for finding in found.findings
+        ],
+    }
+
+
+def _summary(actions: Sequence[str]) -> str:
+    held = {name: actions.count(name) for name in ("refuse", "quarantine")}
+    words = ", ".join(f"{count} to {name}" for name, count in held.items() if count)
+    return f"{len(actions)} files scanned: {words or 'all may be published'}."
+
+
+@click.command()
+@click.argument("reference")
+@click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--chain",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A certificate between --certificate and the root. May be given several times.",
+)
+@click.option("--ask-password", is_flag=True, help="Ask for the key's password.")
+@click.option(
+    "--signature",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the signature goes. Default: model.sig, in a folder that is signed.",
+)
+@_revision_option
+@_kind_option
+@database_option
+@home_option
+@json_option
+def sign(
+    reference: str,
+    key: Path,
+    certificate: Path | None,
+    chain: tuple[Path, ...],
+    ask_password: bool,
+    signature: Path | None,
+    revision: str,
+    kind: Kind,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Sign all files of a folder or of a repo of this hub, in the OpenSSF model-signing format.
+
+    A repo is signed by the digests that the hub keeps, without reading its files.
+
+    \b
+    Examples:
+      qwenstack hub sign ./my-model --key signer.pem
+      qwenstack hub sign alice/my-model --key signer.pem --signature model.sig
+      qwenstack hub sign ./my-model --key signer.pem --certificate signer.crt --chain ca.crt
+    """
+    if ask_password and certificate is not None:
+        raise click.UsageError("a key with a certificate can't have a password; decrypt it first")
+    password = click.prompt("Password", hide_input=True, err=True) if ask_password else None
+    signer = (
+        signing.Key(key, password)
+        if certificate is None
+        else signing.KeyWithCertificate(key, certificate, chain)
+    )
+    folder = Path(reference)
+    if folder.is_dir():
+        target = signature or folder / signing.SIGNATURE_NAME
+        with BuildingBars() as bars:
+            count = signing.sign_folder(folder, target, signer, told=_telling(bars))
+    else:
+        target = signature or Path(signing.SIGNATURE_NAME)
+        with _files_of(reference, kind, revision, database, home) as files:
+            if files.commit is None:
+                raise signing.SigningError(f"{reference} is a file; give its folder")
+            count = signing.sign_release(files.name, files.files, target, signer)
+    if as_json:
+        print_json({"signature": str(target), "files": count})
+    else:
+        click.echo(f"Signed {count} files: {target}")
+
+
+def _telling(bars: BuildingBars) -> signing.Told:
+    return lambda done, total: bars.obtaining(Progress("hashing", done, total))
+
+
+@click.command()
+@click.argument("reference")
+@click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--certificate",
+    "roots",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A root that the signer's certificate must lead to. May be given several times.",
+)
+@click.option("--release", help="Hold the folder to this repo of the hub, without a signature.")
+@click.option(
+    "--signature",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The signature. Default: model.sig in the folder.",
+)
+@_revision_option
+@_kind_option
+@database_option
+@home_option
+@json_option
+def verify(
+    reference: str,
+    public_key: Path | None,
+    roots: tuple[Path, ...],
+    release: str | None,
+    signature: Path | None,
+    revision: str,
+    kind: Kind,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Hold a folder or a repo to a signature, or a folder to a release; needs no network.
+
+    Exits with 1 and names the first file that differs, is missing or was not signed.
+
+    \b
+    Examples:
+      qwenstack hub verify ./my-model --public-key signer.pub
+      qwenstack hub verify ./my-model --certificate root.crt
+      qwenstack hub verify ./my-model --release alice/my-model
+    """
+    if (public_key is not None) + bool(roots) + (release is not None) != 1:
+        raise click.UsageError("give one of --public-key, --certificate and --release")
+    if release is not None:
+        with (
+            _files_of(release, kind, revision, database, home) as files,
+            BuildingBars() as bars,
+        ):
+            told = _telling(bars)
+            difference = signing.compare_folder(Path(reference), files.files, told=told)
+        _print_verdict(reference, difference, len(files.files), as_json)
+        return
+    verifier = signing.PublicKey(public_key) if public_key else signing.TrustedRoots(roots)
+    folder = Path(reference)
+    if folder.is_dir():
+        target = signature or folder / signing.SIGNATURE_NAME
+        with BuildingBars() as bars:
+            found = signing.verify_folder(folder, target, verifier, told=_telling(bars))
+    elif signature is None:
+        raise click.UsageError("give --signature with a repo")
+    else:
+        with _files_of(reference, kind, revision, database, home) as files:
+            found = signing.verify_release(files.files, signature, verifier)
+    _print_verdict(reference, found.difference, found.files, as_json)
+
+
+def _print_verdict(
+    reference: str, difference: signing.Difference | None, files: int, as_json: bool
+) -> None:
+    if as_json:
+        print_json({"holds": difference is None, "files": files, "difference": difference})
+    elif difference is None:
+        click.echo(f"{reference} holds: {files} files.")
+    else:
+        click.echo(printable(f"{reference} does not hold: {difference.describe()}."))
+    sys.exit(0 if difference is None else 1)
+
+
+@click.command()
+@click.argument("reference")
+@click.option("--licence-history", "with_history", is_flag=True, help="Of a repo: each change.")
+@_revision_option
+@_kind_option
+@database_option
+@home_option
+@json_option
+def facts(
+    reference: str,
+    with_history: bool,
+    revision: str,
+    kind: Kind,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what a folder or a repo holds by its own headers, and which claims that bears out.
+
+    \b
+    Examples:
+      qwenstack hub facts ./my-model
+      qwenstack hub facts alice/my-model --licence-history --json
+    """
+    with _files_of(reference, kind, revision, database, home) as files:
+        found = compute(files.files, files.open_file, kind=kind)
+        changes = licence_history.licence_history(files.history()) if with_history else []
+    if as_json:
+        print_json({"facts": found, "licence_history": changes} if with_history else found)
+        return
+    for line in _lines(found):
+        click.echo(printable(line))
+    for change in changes:
+        for line in (
+            f"licence, {change.commit[:10]} by {change.author}: {change.words}",
+            *change.diff.splitlines(),
+        ):
+            click.echo(printable(line))
+
+
+def _lines(found: Facts) -> Iterator[str]:
+    """The facts for a terminal, a line each."""
+    for label, fact in (
+        ("architecture", found.architecture),
+        ("parameters", found.parameters),
+        ("active parameters", found.active_parameters),
+        ("quantisation", found.quantisation),
+        ("context", found.context_tokens),
+        ("vocabulary", found.vocabulary),
+        ("tied embeddings", found.tied_embeddings),
+        ("chat template", found.chat_template),
+        ("adapter", found.adapter),
+        ("relation", found.relation),
+    ):
+        if fact is not None:
+            value = fact.value
+            shown = f"{value:,}" if type(value) is int else str(value)
+            yield f"{label}: {shown}   ({fact.source})"
+    if found.elements:
+        yield "elements: " + ", ".join(f"{name} {n:,}" for name, n in found.elements.items())
+    for base in found.base_models:
+        yield f"base model: {base.name}   ({base.source})"
+    licence = found.licence
+    declared = licence.declared_id or licence.declared_name or licence.declared
+    file = f"{licence.file} is {licence.file_id or 'not a text known here'}"
+    yield f"licence: {declared or 'none declared'}; {file if licence.file else 'no licence file'}"
+    for claim in found.claims:
+        held = f"{claim.claimed or 'nothing'} ({claim.claimed_in})"
+        against = f"{claim.found or 'nothing'} ({claim.found_in})"
+        yield f"claim, {claim.what}: {held} / {against}: {_CLAIMS_SHOWN[claim.verdict]}"
+    for finding in found.card_findings:
+        yield f"card, line {finding.line}: {finding.message}"
+    for fault in found.faults:
+        yield f"fault: {fault}"

@@ -87,7 +87,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """Where a page ended: the last repo's sorted value and id. It comes back from strangers."""
 
-    value: Annotated[int, msgspec.Meta(ge=-(2**63), lt=2**63)]
+    value: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     id: Annotated[str, msgspec.Meta(max_length=48, pattern=r"^[^\x00]*$")]
 
 

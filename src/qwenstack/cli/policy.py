@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def check(file: Path, as_json: bool) -> None:
         for text in due:
             click.echo(f"review: {text}")
     if due:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 @policy.command()
@@ -101,7 +102,7 @@ def explain(
             for reason in decision.reasons:
                 click.echo(f"  {reason.outcome.value:5}  {reason.rule.value}: {reason.text}")
     if any(each.decision is Outcome.DENY for each in decisions):
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 def _load(path: Path) -> Policy:

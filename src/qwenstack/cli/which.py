@@ -133,7 +133,7 @@ def _decide(policy: Policy, answer: Answer) -> Decision:
 def _leave(decisions: list[Decision], strict: bool) -> None:
     refused = ("deny", "warn") if strict else ("deny",)
     if any(each.decision.value in refused for each in decisions):
-        raise click.exceptions.Exit(_DENIED)
+        sys.exit(_DENIED)
 
 
 def _print_json(answers: list[Answer], decisions: list[Decision]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwenstack.catalog.scan.walk import Trouble
+from qwenstack.catalog.which.mentions import NEEDLES
 
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of a longer file, the first part is looked at and the rest is said to be left out."""
@@ -26,13 +27,6 @@ _BUFFER_BYTES: Final = 128 * 1024
 _SCRATCH_BYTES: Final = _BUFFER_BYTES
 _PROBE_BYTES: Final = 8 * 1024
 _MARGIN: Final = 16  # zero bytes between files, so that no needle spans two
-
-NEEDLES: Final = (
-    "qwen", "qwq", "qvq", "tongyi", "aliyuncs", "dashscope", "skywork-or1", "kimi-dev", "marco-o1",
-    "open-thoughts", "light-r1", "fin-r1", "open-reasoner", "s1-32b", "embeddings-v4",
-    "text-embedding-v", "gte-rerank", "ui-tars", "nvlm-d", "cogito-v1",
-)  # fmt: skip
-"""What a file must hold, in any case of letters, to be parsed."""
 
 _EXACT: Final = re.compile("|".join(map(re.escape, NEEDLES)).encode())
 # A needle is found by the first of these sequences that it holds, else by its last hyphen.

@@ -431,7 +431,7 @@ def _title(key: str, index: Index) -> str:
 
 
 def _likenesses(reading: Reading, others: Sequence[Reading], index: Index) -> Iterator[Likeness]:
-    seen = {fold(reading.subject)}
+    seen = {fold(reading.subject)} if reading.layer is not None else set()
     for like in (*_recorded(reading, index), *map(_other, others), *_same_name(reading, index)):
         key = fold(like.reference)
         if key not in seen:
@@ -515,13 +515,11 @@ def _recorded(reading: Reading, index: Index) -> Iterator[Likeness]:
 
 def _layer_of(name: str, index: Index) -> str:
     catalogue = index.catalogue
-    if catalogue.find_repo(name) or fold(name) in index.release_names:
-        return Layer.WEIGHTS.value
-    if catalogue.find_derivative(name):
-        return Layer.COMMUNITY.value
-    if catalogue.find_hosted(name):
-        return Layer.STUDIO.value
     tag = catalogue.find_ollama(name) if ":" in name else None
     if tag is not None and not tag.cloud:
         return Layer.COMMUNITY.value if tag.derivative else Layer.WEIGHTS.value
-    return UNKNOWN
+    if name == name.lower() and catalogue.find_hosted(name):
+        return Layer.STUDIO.value
+    if catalogue.find_repo(name) or fold(name) in index.release_names:
+        return Layer.WEIGHTS.value
+    return Layer.COMMUNITY.value if catalogue.find_derivative(name) else UNKNOWN

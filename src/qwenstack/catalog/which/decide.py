@@ -112,10 +112,7 @@ _SPOKEN_FOR: Final = {
 
 
 def _settled(reading: Reading, setting: Setting) -> bool:
-    return (
-        reading.sure >= Sureness.LISTED
-        or (setting is Setting.OLLAMA and reading.sure >= Sureness.SHAPED)
-    ) and reading.kind in _SPOKEN_FOR.get(setting, ())
+    return reading.sure >= Sureness.SHAPED and reading.kind in _SPOKEN_FOR.get(setting, ())
 
 
 def _of_text(text: str, found: Index, setting: Setting) -> Answer:
@@ -125,14 +122,19 @@ def _of_text(text: str, found: Index, setting: Setting) -> Answer:
     if taken is None:
         return unknown(shown, text, found)
     others = [each for each in all_readings if each is not taken]
-    answer = compose(shown, _doubted(taken, others), others, found)
+    read = _doubted(taken, others, setting)
+    # What was taken is no look-alike of itself, unless it is in doubt.
+    answer = compose(shown, read, all_readings if read.layer is None else others, found)
     if answer.status.value == UNKNOWN and not answer.suggestions and taken.sure < Sureness.LISTED:
         return _suggesting(answer, text, found)
     return answer
 
 
-def _doubted(taken: Reading, others: list[Reading]) -> Reading:
-    """`taken`, and where its name was not written exactly so: which other layer it could be on."""
+def _doubted(taken: Reading, others: list[Reading], setting: Setting) -> Reading:
+    """`taken`, unless its name is not written exactly so and can stand on another layer, too.
+
+    Where the setting speaks for it, the doubt is only said; else the layer is not known.
+    """
     rivals = [
         each
         for each in others
@@ -149,8 +151,18 @@ def _doubted(taken: Reading, others: list[Reading]) -> Reading:
         f"{each.layer.value if each.layer else UNKNOWN}: {each.why}"
         for each in rivals
     )
-    return msgspec.structs.replace(
-        taken, status=Status.UNKNOWN, conflicts=(*taken.conflicts, *texts)
+    if _settled(taken, setting):
+        return msgspec.structs.replace(
+            taken, status=Status.REPORTED, conflicts=(*taken.conflicts, *texts)
+        )
+    return Reading(
+        kind=taken.kind,
+        sure=Sureness.POSSIBLE,
+        why="the name fits two layers, and nothing says which is meant",
+        subject=taken.subject,
+        status=Status.UNKNOWN,
+        candidates=tuple(each.repo.id for each in (taken, *rivals) if each.repo is not None),
+        conflicts=(f"{taken.layer.value}: {taken.why}", *texts),
     )
 
 

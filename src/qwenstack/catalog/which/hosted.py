@@ -9,6 +9,7 @@ from typing import Final
 from qwenstack.catalog.model import HostedKind, HostedModel
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
+from qwenstack.catalog.which.spelling import fold
 from qwenstack.core.layers import Layer
 
 _SNAPSHOT: Final = re.compile(r"(.+?)-(\d{4}-\d{2}-\d{2}|\d{4}|latest|preview)")
@@ -28,6 +29,17 @@ def read(text: str, index: Index) -> Iterator[Reading]:
             subject=hosted.id,
             layer=Layer.STUDIO,
             hosted=hosted,
+        )
+        return
+    if text == folded and fold(text) in index.repo_names:
+        yield Reading(
+            kind=Kind.HOSTED_MODEL,
+            sure=Sureness.SHAPED,
+            why="in lower case, as the API names open weights that it serves, but the catalogue "
+            "lists no such API name",
+            subject=text,
+            layer=Layer.STUDIO,
+            conflicts=(f"whether the API serves {text} is not known",),
         )
         return
     match = _SNAPSHOT.fullmatch(folded)

@@ -25,7 +25,7 @@ _NOT_MODELS: Final = frozenset(
 def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Reading]:
     """`organisation/name`, with or without `@revision`."""
     match = _ID.fullmatch(text)
-    if match is None:
+    if match is None or match[2].casefold().endswith((".gguf", ".safetensors")):
         return
     subject = f"{match[1]}/{match[2]}"
     listed = _listed(subject, index, kind)
@@ -54,6 +54,8 @@ def read_url(text: str, index: Index) -> Iterator[Reading]:
     parts = [part for part in match[2].split("/") if part]
     if host in _MODELSCOPE_HOSTS and len(parts) >= 3 and parts[0] == "models":
         yield from read_id("/".join(parts[1:3]), index, Kind.MODELSCOPE_ID)
+    elif host in _MODELSCOPE_HOSTS and len(parts) == 2 and parts[0] == "organization":
+        yield from _publisher(parts[1], index)
     elif host in _HUB_HOSTS:
         if len(parts) == 1 and "://" in text:
             yield from _publisher(parts[0], index)

@@ -39,22 +39,25 @@ class Mention(msgspec.Struct, frozen=True):
 
 TOKEN_CHARACTERS_MAX: Final = 300
 _TOKEN: Final = re.compile(r"[\w@][\w.@:/+%-]*")
-_INTERESTING: Final = re.compile(
-    r"qwen|qwq|qvq|tongyi|aliyuncs|dashscope|skywork-or1|kimi-dev|marco-o1|open-?thought|openthinker"
-    r"|light-r1|fin-r1|open-reasoner|s1-32b|embeddings-v4|text-embedding-v|gte-rerank|ui-tars|nvlm-d"
-    r"|cogito-v1",
-    re.IGNORECASE,
-)
+NEEDLES: Final = (
+    "qwen", "qwq", "qvq", "tongyi", "aliyuncs", "dashscope", "skywork-or1", "kimi-dev", "marco-o1",
+    "open-thoughts", "light-r1", "fin-r1", "open-reasoner", "s1-32b", "embeddings-v4",
+    "text-embedding-v", "gte-rerank", "ui-tars", "nvlm-d", "cogito-v1",
+)  # fmt: skip
+"""A reference to a model of the family, or made from one, holds one of these in any case."""
+
 _ESCAPES: Final = re.compile(r"\\[nrt\"'\\]")
 _URL: Final = re.compile(r"(?:https?|wss?)://", re.IGNORECASE)
 
-_API_WORDS: Final = re.compile(r"dashscope|model-?studio|bailian|compatible-mode", re.IGNORECASE)
-_OLLAMA_WORDS: Final = re.compile(r"ollama", re.IGNORECASE)
-_WEIGHTS_WORDS: Final = re.compile(
-    r"from_pretrained|\bvllm\b|sglang|hf_hub_download|snapshot_download|huggingface-cli|\bhf down"
-    r"|llama-server|model[-_]path|model[-_]id|tokenizer|AutoModel|pipeline\(|modelscope",
-    re.IGNORECASE,
-)
+_SETTING_WORDS: Final = {
+    Setting.API: ("dashscope", "model studio", "modelstudio", "bailian", "compatible-mode"),
+    Setting.OLLAMA: ("ollama",),
+    Setting.WEIGHTS: (
+        "from_pretrained", "vllm", "sglang", "hf_hub_download", "snapshot_download", "hf download",
+        "huggingface-cli", "llama-server", "model_path", "model-path", "model_id", "model-id",
+        "tokenizer", "automodel", "pipeline(", "modelscope",
+    ),
+}  # fmt: skip
 _SAYS_MODEL: Final = re.compile(
     r"model|checkpoint|base|engine|deployment|llm|embed|rerank|name|id|pull|run|serve|image|FROM",
     re.IGNORECASE,
@@ -69,6 +72,9 @@ _FOLDERS: Final = frozenset(
         "logs", "cache", "images", "figures", "static", "resource", "resources", "hf", "components",
     }
 )  # fmt: skip
+_OUTPUT: Final = re.compile(r"(?:^|[_-])(?:outputs?|ckpts?|checkpoints?|models?|weights)$", re.I)
+_DATASET: Final = re.compile(r"data_?set|load_dataset", re.IGNORECASE)
+_COUNTED: Final = re.compile(r"\d{2,}k\b", re.IGNORECASE)  # `…-114k` counts a dataset's rows
 _SERVED: Final = frozenset(
     {"openrouter", "accounts", "@cf", "hf.co", "together_ai", "deepinfra", "fireworks_ai",
      "huggingface", "ollama", "bedrock", "nvidia_nim", "registry.ollama.ai", "nvcr.io"}
@@ -86,37 +92,61 @@ _DOCKER_TAIL: Final = re.compile(r"^[\w.-]+(?::\d+)?/")
 def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
     """The references in `text`, in order. In `prose` a bare name must stand in code quotes."""
     # Escapes in JSON and source would stick to the word behind them; the length must not change.
-    plain = _ESCAPES.sub("  ", text)
-    whole = setting_of(plain)
+    plain = _ESCAPES.sub("  ", text) if "\\" in text else text
+    folded = _lower(plain)
+    whole: Setting | None = None
     done = -1
-    for hit in _INTERESTING.finditer(plain):
-        if hit.start() < done:
+    for at in _hits(folded):
+        if at < done:
             continue
-        line_start = plain.rfind("\n", 0, hit.start()) + 1
-        start, token = _token(plain, hit.start(), max(line_start, done))
-        done = max(start + len(token), hit.end())
+        line_start = plain.rfind("\n", 0, at) + 1
+        start, token = _token(plain, at, max(line_start, done))
+        done = max(start + len(token), at + 1)
         if not token or len(token) > TOKEN_CHARACTERS_MAX:
             continue
-        line_end = plain.find("\n", hit.end())
+        line_end = plain.find("\n", at)
         line = plain[line_start : line_end if line_end >= 0 else len(plain)][:1000]
-        near = setting_of(line)
-        setting = near if near is not Setting.ANY else whole
+        setting = setting_of(line)
+        if setting is Setting.ANY:
+            whole = setting_of(folded) if whole is None else whole
+            setting = whole
         if _refers(token, plain, start, line, setting, index, prose):
             yield Mention(token, start, setting)
 
 
 def setting_of(text: str) -> Setting:
     """Who resolves names in `text`, where the words in it speak for one only."""
+    folded = text.lower()
     found = [
         setting
-        for setting, words in (
-            (Setting.API, _API_WORDS),
-            (Setting.OLLAMA, _OLLAMA_WORDS),
-            (Setting.WEIGHTS, _WEIGHTS_WORDS),
-        )
-        if words.search(text)
+        for setting, words in _SETTING_WORDS.items()
+        if any(word in folded for word in words)
     ]
     return found[0] if len(found) == 1 else Setting.ANY
+
+
+def _lower(text: str) -> str:
+    """`text` in lower case and of the same length, so that places in one are places in both."""
+    folded = text.lower()
+    if len(folded) != len(text):
+        folded = "".join(each.lower() if each.isascii() else each for each in text)
+    return folded
+
+
+def _hits(folded: str) -> list[int]:
+    """Where a needle begins, in order."""
+    hits: set[int] = set()
+    for needle in NEEDLES:
+        at = folded.find(needle)
+        while at >= 0:
+            hits.add(at)
+            at = folded.find(needle, at + 1)
+    return sorted(hits)
+
+
+def _interesting(text: str) -> bool:
+    folded = text.lower()
+    return any(needle in folded for needle in NEEDLES)
 
 
 def _token(text: str, at: int, floor: int) -> tuple[int, str]:
@@ -144,7 +174,7 @@ def _refers(
     if _FILE.search(token) and not token.endswith(".model"):
         return False
     if "/" in token:
-        return _slashed(token, index)
+        return _slashed(token, line, index)
     if "." in token and index.catalogue.find_host(token) is not None:
         return True
     quoted = _quoted(text, start, start + len(token))
@@ -165,12 +195,10 @@ def _url(token: str, index: Index) -> bool:
         return False
     if record.kind == "api":
         return True
-    return bool(_INTERESTING.search(path)) and not path.startswith(
-        ("blog", "docs", "papers", "datasets")
-    )
+    return _interesting(path) and not path.startswith(("blog", "docs", "papers", "datasets"))
 
 
-def _slashed(token: str, index: Index) -> bool:
+def _slashed(token: str, line: str, index: Index) -> bool:
     parts = [part for part in token.split("/") if part]
     if len(parts) < 2:
         return False
@@ -179,15 +207,21 @@ def _slashed(token: str, index: Index) -> bool:
         return True
     if index.catalogue.find_negative(tail):
         return True
-    if parts[0].casefold() in _FOLDERS or token[0] in "./~" or "@" in token[1:]:
+    if parts[0].casefold() in _FOLDERS or _OUTPUT.search(parts[0]) or token[0] in "./~":
+        return False
+    if "@" in token[1:] or _DATASET.search(line) or _COUNTED.search(parts[-1]):
+        return False
+    # `Qwen3.5/Qwen3.6` in prose: either, and not one inside the other.
+    first = fold(parts[0])
+    if first not in index.makers and any(
+        first in n for n in (index.generation_names, index.release_names, index.repo_names)
+    ):
         return False
     if len(parts) > 2:
         return parts[0] in _SERVED
     name = parts[1].partition(":")[0]
     # A model's name has a size or a version in it; a folder's seldom has.
-    return bool(
-        _INTERESTING.search(name) and re.search(r"\d", name) and re.search(r"[-.:]", parts[1])
-    )
+    return bool(_interesting(name) and re.search(r"\d", name) and re.search(r"[-.:]", parts[1]))
 
 
 def _quoted(text: str, start: int, end: int) -> bool:

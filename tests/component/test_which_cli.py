@@ -1,0 +1,119 @@
+"""`qwenstack which`, `qwenstack policy` and the HTTP route, as shells and clients see them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from qwenstack.catalog.which.http import PATH, app, respond
+
+POLICY = 'version = 1\n[licences]\ncategories = ["permissive"]\n'
+
+
+def qwenstack(
+    *arguments: str, at: Path | None = None, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "qwenstack.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=at,
+        input=given,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_json_of_one_reference_is_one_object() -> None:
+    done = qwenstack("which", "Qwen/Qwen2.5-3B", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert answer["governing_document"]["id"] == "LicenseRef-scancode-qwen-research-2024"
+    assert answer["governing_document"]["kind"] == "licence"
+
+
+def test_panel_shows_source_and_date_without_a_terminal() -> None:
+    done = qwenstack("which", "Qwen/Qwen3-8B", "qwen3:8b")
+    assert "\x1b[" not in done.stdout
+    assert "Apache-2.0" in done.stdout
+    assert "2026-" in done.stdout
+
+
+def test_snippet_from_standard_input() -> None:
+    done = qwenstack("which", "-", "--json", given='model: "Qwen/Qwen3-4B"\n')
+    assert json.loads(done.stdout)["release"] == "Qwen3-4B"
+
+
+def test_configuration_decides_who_resolves_a_name(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OPENAI_BASE_URL=https://openrouter.ai/api/v1\n")
+    done = qwenstack("which", "qwen3-8b", "--against-config", str(tmp_path / ".env"), "--json")
+    assert json.loads(done.stdout)["operator"] == "OpenRouter"
+
+
+def test_scan_fails_on_policy_and_writes_sarif(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.py").write_text('M = "Qwen/Qwen2.5-3B"\nN = "Qwen/Qwen3-8B"\n')
+    (tmp_path / "policy.toml").write_text(POLICY)
+    done = qwenstack(
+        "which", "--scan", "tree", "--policy", "policy.toml", "--sarif", "out.sarif", at=tmp_path
+    )
+    assert done.returncode == 1
+    assert "a.py:1:6: Qwen/Qwen2.5-3B" in done.stdout
+    assert "is non-commercial, not permissive" in done.stdout
+    log = json.loads((tmp_path / "out.sarif").read_text())
+    assert [each["level"] for each in log["runs"][0]["results"]] == ["error", "note"]
+
+
+def test_exit_codes_are_as_documented(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("version = 1\n[licenses]\n")
+
+    def code(*arguments: str) -> int:
+        return qwenstack("which", *arguments).returncode
+
+    assert code("Qwen/Qwen3-8B", "--policy", str(policy)) == 0
+    assert code("Qwen/Qwen2.5-3B", "--policy", str(policy)) == 1
+    assert code("acme/Qwen3-8B", "--policy", str(policy)) == 0
+    assert code("acme/Qwen3-8B", "--policy", str(policy), "--strict") == 1
+    assert code("Qwen/Qwen3-8B", "--policy", str(wrong)) == 2
+    assert code() == 2
+    assert code("x", "--scan", str(tmp_path)) == 2
+    assert qwenstack("policy", "check", str(policy)).returncode == 0
+    assert qwenstack("policy", "check", str(wrong)).returncode == 2
+    explained = qwenstack("policy", "explain", str(policy), "Qwen/Qwen2.5-3B")
+    assert explained.returncode == 1
+    assert "deny   licence:" in explained.stdout
+
+
+async def test_route_answers_lists_and_refuses() -> None:
+    async with TestClient(TestServer(app())) as client:
+        reply = await client.get(PATH, params={"ref": "Qwen/Qwen2.5-3B"})
+        assert reply.status == 200
+        assert (await reply.json())["layer"] == "weights"
+        tag = reply.headers["ETag"]
+        again = await client.get(PATH, params={"ref": "x"}, headers={"If-None-Match": tag})
+        assert again.status == 304
+        both = await client.get(PATH, params=[("ref", "qwen-plus"), ("ref", "qwen3:8b")])
+        assert [each["layer"] for each in await both.json()] == ["studio", "weights"]
+        none = await client.get(PATH)
+        assert none.status == 400
+        assert "?ref=" in (await none.json())["detail"]
+
+
+def test_route_opens_no_file_of_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36}')
+    answer = json.loads(respond([str(path)]).body)
+    assert answer["kind"] != "model-folder"
+
+
+@pytest.mark.parametrize(("references", "status"), [(["x" * 9_000], 414), (["x"] * 101, 400)])
+def test_route_has_limits(references: list[str], status: int) -> None:
+    assert respond(references).status == status

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from qwenstack.hub.store.contents import ContentCorrupt, ContentStore
-from qwenstack.hub.store.s3 import S3Objects, open_objects
+from qwenstack.hub.store.objects import open_objects
+from qwenstack.hub.store.s3 import S3Objects
 from qwenstack.storage.database import open_database
 
 pytest.importorskip("obstore", reason="no S3 client: the wheel obstore is missing")

@@ -28,6 +28,16 @@ def database_option(command: _F) -> _F:
     )(command)
 
 
+def objects_option(command: _F) -> _F:
+    """`--objects`: where the hub's bytes are."""
+    return click.option(
+        "--objects",
+        envvar="QWENSTACK_HUB_OBJECTS",
+        help="The hub's bytes, s3://BUCKET/PREFIX?endpoint=URL (QWENSTACK_HUB_OBJECTS). Default: "
+        "a folder in the home folder.",
+    )(command)
+
+
 def endpoint_option(command: _F) -> _F:
     """`--endpoint`: a hub on the wire."""
     return click.option(

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from qwenstack.cli.context import home_option, json_option
-from qwenstack.cli.hub_context import DEFAULT_PORT, database_option, hub_folder
+from qwenstack.cli.hub_context import DEFAULT_PORT, database_option, hub_folder, objects_option
 from qwenstack.hub.accounts.first_start import OPERATOR, ensure_operator
 from qwenstack.hub.accounts.tokens import NewToken
 from qwenstack.hub.assembly import serving_hub
@@ -37,6 +37,7 @@ from qwenstack.hub.hub import HubSettings
 )
 @click.option("--operator", default=OPERATOR, show_default=True, help="The first operator's name.")
 @database_option
+@objects_option
 @home_option
 @json_option
 def serve(
@@ -46,6 +47,7 @@ def serve(
     public_url: str | None,
     operator: str,
     database: str | None,
+    objects: str | None,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -69,7 +71,11 @@ def serve(
     endpoint = public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{bound}"
     settings = HubSettings(public_url=public_url)
     with serving_hub(
-        folder, anonymous_read=anonymous_read, database_url=database, settings=settings
+        folder,
+        anonymous_read=anonymous_read,
+        database_url=database,
+        objects_url=objects,
+        settings=settings,
     ) as hub:
         with hub.database.begin() as connection:
             made = ensure_operator(connection, operator)

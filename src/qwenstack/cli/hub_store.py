@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from sqlalchemy import Connection, select
 
 from qwenstack.cli.context import home_option, json_option, print_json
-from qwenstack.cli.hub_context import database_option, hub_folder
+from qwenstack.cli.hub_context import database_option, hub_folder, objects_option
 from qwenstack.cli.instants import parse_duration_s
 from qwenstack.core.instants import now_us
 from qwenstack.hub.bundles import bundle_repos, restore_repos
@@ -26,6 +26,7 @@ from qwenstack.hub.registry.repos import Kind, Repo, find_repo, read_repo
 from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.kinds import BundleError
+from qwenstack.hub.store.objects import open_objects
 from qwenstack.storage.database import open_database
 from qwenstack.storage.hub_tables import repos
 
@@ -34,12 +35,14 @@ _FINGERPRINT = "SHA256:"
 
 
 @contextmanager
-def _open_store(home: Path | None, database: str | None) -> Iterator[ContentStore]:
+def _open_store(
+    home: Path | None, database: str | None, objects: str | None
+) -> Iterator[ContentStore]:
     folder = hub_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     engine = open_database(database or f"sqlite:///{folder / 'hub.db'}")
     try:
-        yield ContentStore(engine, folder)
+        yield ContentStore(engine, folder, open_objects(objects, folder))
     finally:
         engine.dispose()
 
@@ -54,9 +57,10 @@ def _bar(words: str, as_json: bool) -> Iterator[Callable[[int, int], None]]:
 
 @click.command()
 @database_option
+@objects_option
 @home_option
 @json_option
-def fsck(database: str | None, home: Path | None, as_json: bool) -> None:
+def fsck(database: str | None, objects: str | None, home: Path | None, as_json: bool) -> None:
     """Read all that the hub stores and say what is damaged.
 
     Ends with 1 when something is. What an unfinished upload left is told and does no harm.
@@ -66,7 +70,7 @@ def fsck(database: str | None, home: Path | None, as_json: bool) -> None:
       qwenstack hub fsck
       qwenstack hub fsck --json
     """
-    with _open_store(home, database) as store:
+    with _open_store(home, database, objects) as store:
         faults = []
         for fault in store.check():
             faults.append(fault)
@@ -92,9 +96,12 @@ def fsck(database: str | None, home: Path | None, as_json: bool) -> None:
     help="Only what was not used since. Xet clients remember what they uploaded for 21 days.",
 )
 @database_option
+@objects_option
 @home_option
 @json_option
-def gc(older_than: str, database: str | None, home: Path | None, as_json: bool) -> None:
+def gc(
+    older_than: str, database: str | None, objects: str | None, home: Path | None, as_json: bool
+) -> None:
     """Remove bytes that no commit has and no upload needs.
 
     Safe while the hub serves.
@@ -105,7 +112,7 @@ def gc(older_than: str, database: str | None, home: Path | None, as_json: bool) 
       qwenstack hub gc --older-than 60d --json
     """
     limit_us = now_us() - parse_duration_s(older_than) * 1_000_000
-    with _open_store(home, database) as store:
+    with _open_store(home, database, objects) as store:
         with store.database.connect().execution_options(read_only=True) as connection:
             live = frozenset(live_contents(connection))
         swept = store.sweep(live, older_than_us=limit_us)
@@ -129,6 +136,7 @@ def gc(older_than: str, database: str | None, home: Path | None, as_json: bool) 
     help="Ed25519 private key (PEM) to sign with. Default: the hub's own, made when first needed.",
 )
 @database_option
+@objects_option
 @home_option
 @json_option
 def export_command(
@@ -137,6 +145,7 @@ def export_command(
     everything: bool,
     key: Path | None,
     database: str | None,
+    objects: str | None,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -153,7 +162,7 @@ def export_command(
     if everything == bool(names):
         raise click.UsageError("name the repos to export, or give --all")
     signing = _read_private(key) if key is not None else _own_key(hub_folder(home) / _KEY_NAME)
-    with _open_store(home, database) as store:
+    with _open_store(home, database, objects) as store:
         with store.database.connect().execution_options(read_only=True) as connection:
             chosen = _every_repo(connection) if everything else _named(connection, names)
             document, needed = bundle_repos(connection, chosen)
@@ -188,10 +197,16 @@ def export_command(
     help="Who may have signed it: a fingerprint SHA256:…, or a file with a public key (PEM).",
 )
 @database_option
+@objects_option
 @home_option
 @json_option
 def import_command(
-    file: Path, trusted: tuple[str, ...], database: str | None, home: Path | None, as_json: bool
+    file: Path,
+    trusted: tuple[str, ...],
+    database: str | None,
+    objects: str | None,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Take in what `hub export` wrote: all of it, or nothing.
 
@@ -201,7 +216,7 @@ def import_command(
     """
     accepted = {_trusted_fingerprint(each) for each in trusted}
     with (
-        _open_store(home, database) as store,
+        _open_store(home, database, objects) as store,
         file.open("rb") as opened,
         _bar("importing", as_json) as progress,
     ):

@@ -21,11 +21,16 @@ def serving_hub(
     *,
     anonymous_read: bool = False,
     database_url: str | None = None,
+    objects_url: str | None = None,
     settings: HubSettings | None = None,
 ) -> Iterator[Hub]:
     """The hub under `folder`, ready to serve; what it counted is written when it closes."""
     hub = open_hub(
-        folder, anonymous_read=anonymous_read, database_url=database_url, settings=settings
+        folder,
+        anonymous_read=anonymous_read,
+        database_url=database_url,
+        objects_url=objects_url,
+        settings=settings,
     )
     downloads = Downloads(hub.database)
     hub.download_counters.append(downloads)

@@ -17,6 +17,7 @@ from qwenstack.hub.registry.manifests import Entry, Manifest
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import Commit
 from qwenstack.hub.store.contents import ContentStore
+from qwenstack.hub.store.objects import open_objects
 from qwenstack.storage.database import open_database
 
 OpenFile = Callable[[Entry], BinaryIO]
@@ -108,15 +109,18 @@ def open_hub(
     *,
     anonymous_read: bool = True,
     database_url: str | None = None,
+    objects_url: str | None = None,
     settings: HubSettings | None = None,
 ) -> Hub:
-    """Open the hub under `folder` (made if missing); the default database is `hub.db` in it."""
+    """Open the hub under `folder` (made if missing); the default database is `hub.db` in it, and
+    the default place for bytes its folder `packs`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(database_url or f"sqlite:///{folder / 'hub.db'}")
     secret = _secret(folder / "secret")
     hub = Hub(
         database=database,
-        store=ContentStore(database, folder),
+        store=ContentStore(database, folder, open_objects(objects_url, folder)),
         folder=folder,
         settings=settings or HubSettings(),
         secret=secret,

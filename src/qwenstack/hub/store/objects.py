@@ -109,6 +109,19 @@ class FolderObjects:
         return self._folder / name
 
 
+def open_objects(url: str | None, folder: Path) -> Objects:
+    """The place for a hub's packs: `packs` in its folder, or the bucket of an s3:// URL.
+
+    Raises ValueError for another URL.
+    """
+    if url is None:
+        return FolderObjects(folder / "packs")
+    # Imported here: the client is large, and most hubs have no bucket.
+    from qwenstack.hub.store.s3 import open_bucket
+
+    return open_bucket(url, folder / "packs-cache")
+
+
 def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from qwenstack.hub.store.objects import FolderObjects, Listed, Objects
+from qwenstack.hub.store.objects import FolderObjects, Listed
 
 _CACHE_BYTES_MAX = 32 * 1024**3
 # A file of the cache stays at least so long after its last use: somebody may be about to open it.
@@ -32,14 +32,11 @@ _FAILED = (BaseError, *_MISSING)
 _CONNECT_S, _REQUEST_S = "10s", "120s"
 
 
-def open_objects(url: str | None, folder: Path) -> Objects:
-    """The place for packs that `url` names; None is the folder `packs`. Raises ValueError."""
-    if url is None:
-        return FolderObjects(folder / "packs")
+def open_bucket(url: str, cache: Path) -> S3Objects:
+    """The bucket that `url` names, with its cache in a folder. Raises ValueError."""
     parts = urlsplit(url)
     options = parse_qs(parts.query)
-    unknown = options.keys() - {"endpoint"}
-    if parts.scheme != "s3" or not parts.netloc or unknown:
+    if parts.scheme != "s3" or not parts.netloc or options.keys() - {"endpoint"}:
         raise ValueError(f"objects {url!r}: write s3://BUCKET/PREFIX?endpoint=URL, or leave it out")
     endpoint = options.get("endpoint", [None])[0]
     store = S3Store(
@@ -52,7 +49,7 @@ def open_objects(url: str | None, folder: Path) -> Objects:
             "timeout": _REQUEST_S,
         },
     )
-    return S3Objects(store, folder / "packs-cache", _CACHE_BYTES_MAX)
+    return S3Objects(store, cache, _CACHE_BYTES_MAX)
 
 
 class S3Objects:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwenstack.hub.store.contents import ContentCorrupt, ContentStore
+from qwenstack.hub.store.contents import ContentCorrupt, ContentStore, StoreError
 from qwenstack.hub.store.objects import open_objects
 from qwenstack.hub.store.s3 import S3Objects
 from qwenstack.storage.database import open_database
@@ -136,5 +136,5 @@ def test_the_cache_keeps_its_size(url: str, tmp_path: Path) -> None:
 
 def test_a_url_of_another_kind_is_refused_with_the_right_form(tmp_path: Path) -> None:
     for bad in ("gs://bucket", "s3://", "s3://bucket?secret=x", "/folder"):
-        with pytest.raises(ValueError, match="s3://BUCKET"):
+        with pytest.raises(StoreError, match="s3://BUCKET"):
             open_objects(bad, tmp_path)

@@ -112,7 +112,7 @@ class FolderObjects:
 def open_objects(url: str | None, folder: Path) -> Objects:
     """The place for a hub's packs: `packs` in its folder, or the bucket of an s3:// URL.
 
-    Raises ValueError for another URL.
+    Raises StoreError for another URL.
     """
     if url is None:
         return FolderObjects(folder / "packs")

@@ -21,6 +21,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
+from qwenstack.hub.store.kinds import StoreError
 from qwenstack.hub.store.objects import FolderObjects, Listed
 
 _CACHE_BYTES_MAX = 32 * 1024**3
@@ -33,11 +34,11 @@ _CONNECT_S, _REQUEST_S = "10s", "120s"
 
 
 def open_bucket(url: str, cache: Path) -> S3Objects:
-    """The bucket that `url` names, with its cache in a folder. Raises ValueError."""
+    """The bucket that `url` names, with its cache in a folder. Raises StoreError for another URL."""
     parts = urlsplit(url)
     options = parse_qs(parts.query)
     if parts.scheme != "s3" or not parts.netloc or options.keys() - {"endpoint"}:
-        raise ValueError(f"objects {url!r}: write s3://BUCKET/PREFIX?endpoint=URL, or leave it out")
+        raise StoreError(f"objects {url!r}: write s3://BUCKET/PREFIX?endpoint=URL, or leave it out")
     endpoint = options.get("endpoint", [None])[0]
     store = S3Store(
         parts.netloc,

@@ -2,9 +2,11 @@
 
 One download is one client that fetches, on one UTC day, of one repo a file that names what it
 gets: of a model `config.json`, `adapter_config.json` or a file of weights, of a dataset any file
-but its card. A HEAD counts nothing, nor does a range that starts past the first byte. A client is
-the account; without one, the address and User-Agent. What is kept of it is 8 bytes of a hash under
-a random salt, in memory, until the day or the process ends: then the same client is a stranger.
+but its card. Large files that are read over Xet show as a token to read the repo's chunks, which
+counts like one of them. A HEAD counts nothing, nor does a range that starts past the first byte. A
+client is the account; without one, the address and User-Agent. What is kept of it is 8 bytes of a
+hash under a random salt, in memory, until the day or the process ends: then the same client is a
+stranger.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 RECENT_DAYS = 30
 """What "downloads" without more means: those of the last 30 days, as the client documents it."""
 
+OVER_XET = "*"
+"""In place of a path: large files, of which the Xet protocol names none."""
+
 _NAMES = frozenset({"config.json", "adapter_config.json", "model_index.json"})
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx", ".msgpack", ".h5", ".npz")
 _CARDS = frozenset({"readme.md", ".gitattributes", "license", "license.txt", "license.md"})
@@ -41,6 +46,8 @@ _SUMS_MAX = 10_000
 
 def names_release(kind: str, path: str) -> bool:
     """Whether fetching this file counts."""
+    if path == OVER_XET:
+        return True
     file = path.rpartition("/")[2].lower()
     if kind == "dataset":
         return file not in _CARDS

@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 from sqlalchemy import select
 
+from qwenstack.hub.downloads import OVER_XET
 from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo, upload_action
 from qwenstack.hub.http.bodies import json_response, pieces
@@ -99,7 +100,10 @@ def routes(hub: Hub) -> list[web.RouteDef]:
 
 
 async def _read_token(hub: Hub, request: web.Request) -> web.Response:
-    repo, _ = await open_repo(hub, request, "read")
+    repo, identity = await open_repo(hub, request, "read")
+    client = f"{request.remote} {request.headers.get('User-Agent', '')[:300]}"
+    for count in hub.download_counters:
+        count(repo, OVER_XET, identity.account, client)
 
     def manifest() -> str:
         with hub.database.connect().execution_options(read_only=True) as connection:

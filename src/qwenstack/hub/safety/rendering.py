@@ -62,9 +62,19 @@ def render(request: RenderRequest) -> Rendered:
     def tojson(value: Any, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=False, indent=options.get("indent"))
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=EXTENSIONS
-    )
+    reached: list[str] = []
+
+    class Watched(ImmutableSandboxedEnvironment):
+        """Notes what the template reaches for, also where it makes nothing of the refusal."""
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            """Whether the sandbox lets the template have it."""
+            safe: bool = super().is_safe_attribute(obj, attr, value)
+            if not safe:
+                reached.append(f"access to {attr!r} of {type(obj).__name__}")
+            return safe
+
+    environment = Watched(trim_blocks=True, lstrip_blocks=True, extensions=EXTENSIONS)
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
@@ -86,6 +96,8 @@ def render(request: RenderRequest) -> Rendered:
             return Rendered(too_long=True)  # a range over the sandbox's limit
         except (TemplateError, *_MISTAKES) as problem:
             error = f"{type(problem).__name__}: {problem}"[:300]
+        if reached:
+            return Rendered(escaped=reached[0][:300])
     return Rendered(error=error)
 
 

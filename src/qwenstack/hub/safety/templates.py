@@ -82,7 +82,7 @@ def check_templates(templates: Mapping[str, str], found: Findings) -> None:
 
 
 def _check_tree(name: str, source: str, found: Findings) -> bool:
-    """Judge the tree; whether there is one."""
+    """Judge the tree; whether there is one, and anything left to learn from rendering it."""
     if len(source) > _TEMPLATE_CHARACTERS_MAX:
         found.add("unscanned", f"the chat template has {len(source)} characters", name)
         return False
@@ -93,14 +93,15 @@ def _check_tree(name: str, source: str, found: Findings) -> bool:
     )
     try:
         tree = environment.parse(source)
-        _Judge(name, tree, found).judge()
+        judge = _Judge(name, tree, found)
+        judge.judge()
     except TemplateError as error:
         found.add("template-syntax", f"jinja2 can't parse it: {error}", name)
         return False
     except RecursionError:
         found.add("template-bomb", "it nests too deeply to be parsed", name)
         return False
-    return True
+    return not judge.condemned
 
 
 class _Judge:
@@ -112,6 +113,7 @@ class _Judge:
         self._found = found
         self._macros = {macro.name for macro in tree.find_all(nodes.Macro)}
         self._known = set(_known_filters())
+        self.condemned = False
 
     def judge(self) -> None:
         """Note everything in the tree."""
@@ -126,6 +128,7 @@ class _Judge:
     def _add(self, rule: str, words: str, node: nodes.Node) -> None:
         place = f"{self._name}, line {node.lineno}" if self._name else f"line {node.lineno}"
         self._found.add(rule, words, place)
+        self.condemned = self.condemned or rule in ("template-escape", "template-bomb")
 
     def _judge_node(self, node: nodes.Node) -> None:
         if isinstance(node, nodes.Import | nodes.FromImport | nodes.Include | nodes.Extends):

@@ -20,7 +20,8 @@ from qwenstack.catalog.scan.prefilter import Candidate, Tally, candidates
 from qwenstack.catalog.scan.sarif import sarif
 from qwenstack.catalog.scan.walk import Trouble, WalkLimits, walk
 from qwenstack.catalog.which.index import index
-from qwenstack.catalog.which.mentions import NEEDLES, Setting
+from qwenstack.catalog.which.mentions import NEEDLES
+from qwenstack.catalog.which.reading import Setting
 
 SCHEMA = Path(__file__).parent.parent / "data" / "sarif-2.1.0-rtm.5.json"
 

@@ -110,7 +110,7 @@ def test_one_name_on_three_layers_lists_the_others() -> None:
 
 
 def test_setting_decides_what_a_bare_name_means() -> None:
-    from qwenstack.catalog.which.mentions import Setting
+    from qwenstack.catalog.which.reading import Setting
 
     assert which("qwen3", setting=Setting.OLLAMA).kind == "ollama-tag"
     assert which("qwen3-8b", setting=Setting.WEIGHTS).layer == "weights"

@@ -13,9 +13,7 @@ import enum
 import functools
 import hashlib
 import re
-import tomllib
-import unicodedata
-from importlib import resources
+from pathlib import Path
 
 import msgspec
 
@@ -205,6 +203,8 @@ def declared(license: str | None, license_name: str | None = None) -> Licence | 
 
 def words(text: str) -> list[str]:
     """A text's words: NFKC, lower case, no punctuation, copyright lines left out."""
+    import unicodedata
+
     folded = (
         unicodedata.normalize("NFKC", text.removeprefix("\ufeff")).replace("\r\n", "\n").lower()
     )
@@ -257,7 +257,7 @@ def _shingles(of: list[str]) -> frozenset[bytes]:
 
 @functools.cache
 def _fingerprints() -> dict[str, list[tuple[str, frozenset[bytes]]]]:
-    raw = (resources.files("qwenstack.core") / "licence-fingerprints.json").read_bytes()
+    raw = Path(__file__).with_name("licence-fingerprints.json").read_bytes()
     stored = msgspec.json.decode(raw, type=dict[str, list[tuple[str, str]]])
     step = 2 * _HASH_BYTES
     return {
@@ -283,7 +283,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @functools.cache
 def _by_id() -> dict[str, Licence]:
-    text = (resources.files("qwenstack.core") / "licences.toml").read_text(encoding="utf-8")
+    import tomllib  # with `unicodedata` below: a command that needs neither starts sooner
+
+    text = Path(__file__).with_name("licences.toml").read_text(encoding="utf-8")
     found = msgspec.convert(tomllib.loads(text), _File).licence
     index = {licence.id: licence for licence in found}
     assert len(index) == len(found), "a licence id stands twice in licences.toml"

@@ -19,7 +19,8 @@ from qwenstack.catalog.scan.walk import Trouble, WalkLimits, walk
 from qwenstack.catalog.which.answer import Answer
 from qwenstack.catalog.which.decide import which
 from qwenstack.catalog.which.index import Index, index
-from qwenstack.catalog.which.mentions import Setting, find
+from qwenstack.catalog.which.mentions import find
+from qwenstack.catalog.which.reading import Setting
 
 PLACES_MAX: Final = 100_000
 _PLACES_PER_FILE_MAX: Final = 2_000

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import msgspec
 
-from qwenstack.catalog.which import hub, ollama, release_name
+from qwenstack.catalog.which import hub, image, ollama, release_name
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.core.layers import Layer
@@ -39,12 +38,6 @@ _LOADERS: Final = {
     "docker": "whoever runs the container",
     "podman": "whoever runs the container",
 }
-_IMAGE: Final = re.compile(
-    r"(?:[\w.-]+(?::\d+)?/)?(?:ai|vllm|ollama|lmsysorg|nim|ghcr\.io|modelscope|qwenllm|qwen)/[\w./-]+"
-    r"(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?"
-)
-_DOCKER_MODEL: Final = re.compile(r"(?:docker\.io/)?ai/([\w.-]+)(?::([\w.-]+))?")
-_NIM: Final = re.compile(r"nvcr\.io/nim/([\w.-]+)/([\w.-]+)(?::[\w.-]+)?")
 
 
 class Parsed(NamedTuple):
@@ -64,6 +57,8 @@ def is_command(text: str) -> bool:
 def parse(text: str) -> Parsed | None:
     """Take a command apart; None where it is none. Unbalanced quotes are borne with."""
     text = text[:_CHARACTERS_MAX].lstrip("$> ").replace("\\\n", " ")
+    import shlex
+
     try:
         words = shlex.split(text, comments=True)
     except ValueError:
@@ -91,37 +86,6 @@ def read(text: str, index: Index) -> Iterator[Reading]:
         inner = _inner(model, parsed.program, index)
         if inner is not None:
             yield _run_here(inner, parsed)
-
-
-def read_image(text: str, index: Index) -> Iterator[Reading]:
-    """A container image: Docker's model images, NVIDIA's, or a server without a model."""
-    if _NIM.fullmatch(text):
-        yield Reading(
-            kind=Kind.IMAGE,
-            sure=Sureness.SHAPED,
-            why="NVIDIA's image of a server with a model: NVIDIA's terms for the image come "
-            "beside the licence of the weights in it",
-            subject=text,
-            layer=Layer.COMMUNITY,
-        )
-    elif _DOCKER_MODEL.fullmatch(text):
-        yield Reading(
-            kind=Kind.IMAGE,
-            sure=Sureness.SHAPED,
-            why="a model image that Docker packs: weights as somebody else gives them out; the "
-            "name is no proof of what is in it",
-            subject=text,
-            layer=Layer.COMMUNITY,
-        )
-    elif _IMAGE.fullmatch(text) and (
-        ":" in text or text.startswith(("vllm/", "ollama/", "lmsysorg/"))
-    ):
-        yield Reading(
-            kind=Kind.IMAGE,
-            sure=Sureness.SHAPED,
-            why="the image of a server; which model it runs is said by its command",
-            subject=text,
-        )
 
 
 def _values(words: list[str], program: str) -> tuple[list[str], list[str]]:
@@ -157,7 +121,7 @@ def _values(words: list[str], program: str) -> tuple[list[str], list[str]]:
 
 def _model_word(word: str, program: str) -> bool:
     if program in ("docker", "podman", "nerdctl"):
-        return bool(_DOCKER_MODEL.fullmatch(word) or _NIM.fullmatch(word))
+        return bool(image.DOCKER_MODEL.fullmatch(word) or image.NIM.fullmatch(word))
     return bool(re.fullmatch(r"[\w.@/:-]+", word)) and not word.startswith((".", "/"))
 
 
@@ -169,7 +133,7 @@ def _inner(model: str, program: str, index: Index) -> Reading | None:
     repo = model.partition(":")[0] if model.count("/") == 1 else model
     readers: list[Iterator[Reading]] = [
         hub.read_url(model, index),
-        read_image(model, index) if program in ("docker", "podman", "nerdctl") else iter(()),
+        image.read(model) if program in ("docker", "podman", "nerdctl") else iter(()),
         ollama.read(model, index, certain=True) if program == "ollama" else iter(()),
         release_name.read_negative(repo, index),
         hub.read_id(repo, index),

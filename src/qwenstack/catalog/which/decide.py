@@ -9,11 +9,11 @@ from typing import Final
 
 from qwenstack.catalog.model import Status
 from qwenstack.catalog.which import (
-    command,
     digest,
     endpoint,
     hosted,
     hub,
+    image,
     ollama,
     provider,
     release_name,
@@ -21,8 +21,7 @@ from qwenstack.catalog.which import (
 from qwenstack.catalog.which.answer import UNKNOWN, Answer, GoverningDocument
 from qwenstack.catalog.which.compose import compose
 from qwenstack.catalog.which.index import Index, index
-from qwenstack.catalog.which.mentions import Setting
-from qwenstack.catalog.which.reading import Kind, Reading, Sureness
+from qwenstack.catalog.which.reading import Kind, Reading, Setting, Sureness
 from qwenstack.catalog.which.spelling import foreign_letters, plain
 from qwenstack.core.layers import Layer
 
@@ -68,7 +67,7 @@ def which(
         text = _CONTROL.sub("", text)
     text = text.strip()
     answer = _of_path(reference, text, found, problems) if files else None
-    if answer is None and _SNIPPET.search(text) and not command.is_command(text):
+    if answer is None and _SNIPPET.search(text) and not _is_command(text):
         from qwenstack.catalog.which.snippet import read as read_snippet
 
         answer = read_snippet(text, found, setting)
@@ -79,7 +78,9 @@ def which(
 
 def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
     """Every way to read `text` that some recogniser knows."""
-    if command.is_command(text):
+    if _is_command(text):
+        from qwenstack.catalog.which import command
+
         yield from command.read(text, found)
         return
     yield from digest.read(text, found)
@@ -90,10 +91,18 @@ def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
     yield from hosted.read(text, found)
     yield from ollama.read(text, found, certain=setting is Setting.OLLAMA)
     yield from endpoint.read(text, found)
-    yield from command.read_image(text, found)
+    yield from image.read(text)
     yield from release_name.read_file_name(text, found)
     yield from release_name.read(text, found)
     yield from release_name.read_organisation(text, found)
+
+
+def _is_command(text: str) -> bool:
+    if " " not in text:
+        return False
+    from qwenstack.catalog.which import command
+
+    return command.is_command(text)
 
 
 def choose(found: list[Reading], setting: Setting) -> Reading | None:

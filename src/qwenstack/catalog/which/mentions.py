@@ -7,7 +7,6 @@ names without an organisation also what stands around them.
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -15,18 +14,8 @@ from typing import Final
 import msgspec
 
 from qwenstack.catalog.which.index import Index
+from qwenstack.catalog.which.reading import Setting
 from qwenstack.catalog.which.spelling import fold
-
-
-class Setting(enum.Enum):
-    """Who is going to resolve a name, by what stands around it."""
-
-    ANY = "any"
-    API = "api"
-    """The vendor's API: a DashScope host, key or client."""
-    OLLAMA = "ollama"
-    WEIGHTS = "weights"
-    """A program that loads weights: transformers, vLLM, llama.cpp, a hub client."""
 
 
 class Mention(msgspec.Struct, frozen=True):

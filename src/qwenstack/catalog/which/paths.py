@@ -9,7 +9,7 @@ from qwenstack.catalog.which.answer import Answer
 from qwenstack.catalog.which.bounded import Unreadable, read_bytes
 from qwenstack.catalog.which.compose import compose
 from qwenstack.catalog.which.index import Index
-from qwenstack.catalog.which.reading import Reading
+from qwenstack.catalog.which.reading import Reading, Setting
 
 _MAGIC: Final = b"GGUF"
 _TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -60,7 +60,6 @@ def _file(path: Path, found: Index) -> tuple[list[Reading], Answer | None]:
         from qwenstack.catalog.which import folder
 
         return list(folder.read(path.parent, found)), None
-    from qwenstack.catalog.which.mentions import Setting
     from qwenstack.catalog.which.snippet import read as read_snippet
 
     raw = read_bytes(path, _TEXT_BYTES_MAX)

@@ -46,6 +46,17 @@ class Kind(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class Setting(enum.Enum):
+    """Who is going to resolve a name, by what stands around it."""
+
+    ANY = "any"
+    API = "api"
+    """The vendor's API: a DashScope host, key or client."""
+    OLLAMA = "ollama"
+    WEIGHTS = "weights"
+    """A program that loads weights: transformers, vLLM, llama.cpp, a hub client."""
+
+
 class Sureness(enum.IntEnum):
     """How sure a recogniser is that its reading is what was meant."""
 

@@ -16,8 +16,8 @@ from qwenstack.catalog.which import endpoint, provider
 from qwenstack.catalog.which.answer import UNKNOWN, Answer
 from qwenstack.catalog.which.compose import compose
 from qwenstack.catalog.which.index import Index
-from qwenstack.catalog.which.mentions import Mention, Setting, find
-from qwenstack.catalog.which.reading import Kind, Reading
+from qwenstack.catalog.which.mentions import Mention, find, setting_of
+from qwenstack.catalog.which.reading import Kind, Reading, Setting
 from qwenstack.core.layers import Layer
 
 _PARTS_MAX: Final = 32
@@ -169,7 +169,6 @@ def beside(reference: str, text: str, index: Index | None = None) -> Answer:
     a bare name is the API's, Ollama's, or that of weights.
     """
     from qwenstack.catalog.which.index import index as default
-    from qwenstack.catalog.which.mentions import setting_of
 
     found = index or default()
     return _part(Mention(reference, 0, setting_of(text)), _servers(text, found), found)

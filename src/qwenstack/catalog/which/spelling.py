@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
@@ -34,6 +33,8 @@ def plain(name: str) -> str:
     """The name in Latin letters: what a reader takes it for. Equal to `name` if it is honest."""
     if name.isascii():
         return name
+    import unicodedata
+
     return "".join(
         each
         for each in unicodedata.normalize("NFKC", name).translate(_CONFUSABLE)
@@ -45,6 +46,8 @@ def foreign_letters(name: str) -> str:
     """The characters in which `name` differs from what it looks like, named; empty if none do."""
     if name.isascii():
         return ""
+    import unicodedata
+
     seen = dict.fromkeys(each for each in name if plain(each) != each)
     return ", ".join(
         f"{each!r} is U+{ord(each):04X} {unicodedata.name(each, 'unnamed').lower()}"

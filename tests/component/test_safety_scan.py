@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from qwenstack.hub.safety.confined import ConfinedError, Limits, run_confined
 from qwenstack.hub.safety.findings import Scan
 from qwenstack.hub.safety.policy import PolicyError, default_policy, load_policy
-from qwenstack.hub.safety.records import SafetyInspector, held_back, read_scan
+from qwenstack.hub.safety.records import SafetyInspector, quarantine, read_scan, release
 from qwenstack.hub.safety.rendering import Rendered, RenderRequest
 from qwenstack.hub.safety.scanner import scan
 from qwenstack.storage.database import open_database
@@ -217,10 +217,11 @@ def test_a_commit_with_a_refused_file_is_told_why_and_each_content_is_scanned_on
 
     database = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
     inspector = SafetyInspector(database)
-    (refusal,) = inspector.inspect(files, open_file)
+    refusal, held = inspector.inspect(files, open_file)
     assert refusal.startswith("model.bin: it is a pickle; it imports what runs commands")
     assert "convert" in refusal or "don't load it" in refusal
-    assert inspector.inspect(files, open_file) == [refusal]
+    assert "m.h5: it is an HDF5 file [hdf5]" in held
+    assert inspector.inspect(files, open_file) == [refusal, held]
     assert opened == list(contents)
     # The same bytes under a name that makes loaders unpickle them are scanned as that.
     renamed = File("x.pt", files[3].size, files[3].sha256)
@@ -228,8 +229,31 @@ def test_a_commit_with_a_refused_file_is_told_why_and_each_content_is_scanned_on
     assert "[pickle-name]" in inspector.inspect([renamed], open_file)[0]
     with database.connect() as connection:
         assert read_scan(connection, "README.md", files[3].sha256) == Scan("clean", ())
-        assert "HDF5" in held_back(connection, "m.h5", files[1].sha256)[0]
-        assert held_back(connection, "code.py", files[2].sha256) == ()
+    database.dispose()
+
+
+def test_what_an_operator_lets_out_of_quarantine_is_taken_and_what_is_refused_is_not(
+    tmp_path: Path,
+) -> None:
+    contents = {"m.h5": b"\x89HDF\r\n\x1a\n" + bytes(10), "x": pickle.dumps([1])}
+    held, refused = (
+        File(path, len(raw), hashlib.sha256(raw).hexdigest()) for path, raw in contents.items()
+    )
+    database = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
+    inspector = SafetyInspector(database)
+
+    def open_file(file: File) -> BinaryIO:
+        return io.BytesIO(contents[file.path])
+
+    assert "--release " + held.sha256 in inspector.inspect([held], open_file)[0]
+    assert inspector.inspect([refused], open_file)
+    with database.begin() as connection:
+        assert [each.sha256 for each in quarantine(connection)] == [held.sha256]
+        assert release(connection, held.sha256)
+        assert not release(connection, refused.sha256)
+        assert quarantine(connection) == []
+    assert inspector.inspect([held], open_file) == []
+    assert inspector.inspect([refused], open_file)
     database.dispose()
 
 

@@ -14,6 +14,7 @@ _COMMANDS = {
     "push": ("qwenstack.cli.hub_transfer:push", "Publish a folder as a repo."),
     "pull": ("qwenstack.cli.hub_transfer:pull", "Fetch a repo into a folder."),
     "scan": ("qwenstack.cli.hub_safety:scan", "What files could do to whoever loads them."),
+    "quarantine": ("qwenstack.cli.hub_safety:quarantine", "What waits for an operator's look."),
     "sign": ("qwenstack.cli.hub_safety:sign", "Sign a folder or a repo (OpenSSF model signing)."),
     "verify": ("qwenstack.cli.hub_safety:verify", "Name the first file that is not as signed."),
     "facts": ("qwenstack.cli.hub_safety:facts", "What weights hold, and which claims that bears."),

@@ -1,10 +1,9 @@
-"""`qwenstack hub scan`, `sign`, `verify` and `facts`: what files could do, whose they are, what."""
+"""`qwenstack hub scan`, `quarantine`, `sign`, `verify`, `facts`: what files could do and are."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,80 +12,24 @@ import msgspec
 
 from qwenstack.cli.bars import BuildingBars
 from qwenstack.cli.context import home_option, json_option, print_json
-from qwenstack.cli.hub_context import database_option, hub_folder
+from qwenstack.cli.hub_context import database_option, hub_connection
+from qwenstack.cli.hub_files import files_of
+from qwenstack.core.instants import from_us
 from qwenstack.engines.models import Progress
 from qwenstack.hub import licence_history, signing
-from qwenstack.hub.errors import RepoNotFound
+from qwenstack.hub.errors import NotFound
 from qwenstack.hub.facts import Facts, compute
-from qwenstack.hub.registry.manifests import Entry, Manifest
-from qwenstack.hub.registry.repos import Kind, find_repo
-from qwenstack.hub.registry.revisions import Commit, read_files
+from qwenstack.hub.registry.manifests import Entry
+from qwenstack.hub.registry.repos import Kind
+from qwenstack.hub.safety import records
 from qwenstack.hub.safety.findings import Scan
 from qwenstack.hub.safety.policy import Policy, default_policy, load_policy
 from qwenstack.hub.safety.scanner import scan as scan_file
-from qwenstack.hub.store.contents import ContentStore
-from qwenstack.storage.database import open_database
 from qwenstack.studio.safe_text import printable
 
 _CLAIMS_SHOWN = {"agree": "agrees", "contradict": "CONTRADICTED", "absent": "nothing to hold it to"}
 _kind_option = click.option("--kind", type=click.Choice(["model", "dataset"]), default="model")
 _revision_option = click.option("--revision", default="main", show_default=True)
-
-
-class _Files(msgspec.Struct):
-    """The files of a folder, or of a release of this machine's hub."""
-
-    name: str
-    files: Manifest
-    open_file: Callable[[Entry], BinaryIO]
-    commit: Commit | None = None
-    history: Callable[[], list[licence_history.LicenceRevision]] = list
-
-
-@contextmanager
-def _files_of(
-    reference: str, kind: Kind, revision: str, database: str | None, home: Path | None
-) -> Iterator[_Files]:
-    """What REFERENCE means: a file or folder that is there, else a repo."""
-    path = Path(reference)
-    if path.exists():
-        yield _of_path(path)
-        return
-    folder = hub_folder(home)
-    if database is None and not (folder / "hub.db").exists():
-        raise RepoNotFound(f"There is no file or folder {reference}, and no hub under {folder}.")
-    engine = open_database(database or f"sqlite:///{folder / 'hub.db'}")
-    try:
-        store = ContentStore(engine, folder)
-
-        def open_entry(entry: Entry) -> BinaryIO:
-            return store.open(entry.sha256)
-
-        with engine.connect().execution_options(read_only=True) as connection:
-            found = find_repo(connection, kind, reference)
-            if found is None:
-                raise RepoNotFound(f"There is no file or folder {reference}, and no {kind} either.")
-            commit, manifest = read_files(connection, found.id, revision)
-
-        def history() -> list[licence_history.LicenceRevision]:
-            with engine.connect().execution_options(read_only=True) as connection:
-                return licence_history.read_revisions(connection, commit, open_entry)
-
-        yield _Files(found.name, manifest, open_entry, commit, history)
-    finally:
-        engine.dispose()
-
-
-def _of_path(path: Path) -> _Files:
-    root = path.parent if path.is_file() else path
-    # Links are listed and not followed: what they lead to is not part of the folder.
-    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    files = tuple(
-        Entry(each.relative_to(root).as_posix(), each.stat().st_size, "", "", False, "")
-        for each in paths
-        if ".git" not in each.relative_to(root).parts
-    )
-    return _Files(path.resolve().name, files, lambda entry: (root / entry.path).open("rb"))
 
 
 @click.command()
@@ -122,7 +65,7 @@ def scan(
     """
     policy = load_policy(policy_path) if policy_path else default_policy()
     scans: list[tuple[Entry, Scan]] = []
-    with _files_of(reference, kind, revision, database, home) as files:
+    with files_of(reference, kind, revision, database, home) as files:
         for entry in files.files:
             scans.append((entry, _scan(entry, files.open_file, policy)))
     worst = [policy.action_on(found) for _, found in scans]
@@ -158,6 +101,38 @@ def _summary(actions: Sequence[str]) -> str:
     held = {name: actions.count(name) for name in ("refuse", "quarantine")}
     words = ", ".join(f"{count} to {name}" for name, count in held.items() if count)
     return f"{len(actions)} files scanned: {words or 'all may be published'}."
+
+
+@click.command()
+@click.option("--release", "sha256", help="Let the content with this SHA-256 out.")
+@database_option
+@home_option
+@json_option
+def quarantine(sha256: str | None, database: str | None, home: Path | None, as_json: bool) -> None:
+    """List the contents that pushes were held back for, or let one out.
+
+    The next push of a released content is taken. What a rule refuses stays refused.
+
+    \b
+    Examples:
+      qwenstack hub quarantine
+      qwenstack hub quarantine --release SHA256
+    """
+    with hub_connection(home, database) as connection:
+        if sha256 is not None and not records.release(connection, sha256):
+            raise NotFound(f"No content {sha256} is in quarantine; `hub quarantine` lists them.")
+        held = records.quarantine(connection)
+    if as_json:
+        print_json({"released": sha256, "held": held} if sha256 else held)
+        return
+    if sha256 is not None:
+        click.echo(f"Released {sha256}; push it again.")
+    for each in held:
+        for finding in each.findings:
+            words = f"{each.sha256}  {from_us(each.scanned_us):%Y-%m-%d %H:%M}  {finding.message}"
+            click.echo(printable(words))
+    if not held and sha256 is None:
+        click.echo("Nothing is in quarantine.")
 
 
 @click.command()
@@ -219,7 +194,7 @@ def sign(
             count = signing.sign_folder(folder, target, signer, told=_telling(bars))
     else:
         target = signature or Path(signing.SIGNATURE_NAME)
-        with _files_of(reference, kind, revision, database, home) as files:
+        with files_of(reference, kind, revision, database, home) as files:
             if files.commit is None:
                 raise signing.SigningError(f"{reference} is a file; give its folder")
             count = signing.sign_release(files.name, files.files, target, signer)
@@ -280,7 +255,7 @@ def verify(
         raise click.UsageError("give one of --public-key, --certificate and --release")
     if release is not None:
         with (
-            _files_of(release, kind, revision, database, home) as files,
+            files_of(release, kind, revision, database, home) as files,
             BuildingBars() as bars,
         ):
             told = _telling(bars)
@@ -296,7 +271,7 @@ def verify(
     elif signature is None:
         raise click.UsageError("give --signature with a repo")
     else:
-        with _files_of(reference, kind, revision, database, home) as files:
+        with files_of(reference, kind, revision, database, home) as files:
             found = signing.verify_release(files.files, signature, verifier)
     _print_verdict(reference, found.difference, found.files, as_json)
 
@@ -337,7 +312,7 @@ def facts(
       qwenstack hub facts ./my-model
       qwenstack hub facts alice/my-model --licence-history --json
     """
-    with _files_of(reference, kind, revision, database, home) as files:
+    with files_of(reference, kind, revision, database, home) as files:
         found = compute(files.files, files.open_file, kind=kind)
         changes = licence_history.licence_history(files.history()) if with_history else []
     if as_json:

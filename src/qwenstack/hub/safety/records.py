@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Final, Protocol, TypeVar
 
 import msgspec
@@ -16,6 +16,9 @@ from qwenstack.storage.database import replace_in
 from qwenstack.storage.hub_tables import scans
 
 _REFUSALS_SHOWN_MAX: Final = 20
+_HELD_MAX: Final = 1_000
+_BATCH: Final = 500
+_RELEASED: Final = "released"
 _findings = msgspec.json.Decoder(tuple[Finding, ...])
 
 
@@ -62,34 +65,67 @@ def read_scan(
     return (policy or default_policy()).judge(_findings.decode(document))
 
 
-def write_scan(connection: Connection, path: str, sha256: str, found: Scan) -> None:
-    """Keep a scan; one of the same version is replaced."""
-    row = {
-        "sha256": sha256,
-        "scanner": scanner_of(path),
-        "verdict": found.verdict,
-        "findings": msgspec.json.encode(found.findings).decode(),
-        "scanned_us": now_us(),
+def write_scans(connection: Connection, found: Iterable[tuple[HubFile, Scan]]) -> None:
+    """Keep scans; those of the same version are replaced."""
+    rows = {
+        (file.sha256, scanner_of(file.path)): {
+            "sha256": file.sha256,
+            "scanner": scanner_of(file.path),
+            "verdict": each.verdict,
+            "findings": msgspec.json.encode(each.findings).decode(),
+            "scanned_us": now_us(),
+        }
+        for file, each in found
     }
-    replace_in(connection, scans, [row])
+    replace_in(connection, scans, list(rows.values()))
 
 
-def held_back(
-    connection: Connection, path: str, sha256: str, policy: Policy | None = None
-) -> tuple[str, ...]:
-    """Why this file is not to be served, a sentence each; empty when it is.
+class Held(msgspec.Struct, frozen=True):
+    """A content in quarantine: what was found in it, and since when."""
 
-    That is a file in quarantine, or one that today's rules would refuse.
-    """
+    sha256: str
+    findings: tuple[Finding, ...]
+    scanned_us: int
+
+
+def quarantine(connection: Connection, policy: Policy | None = None) -> list[Held]:
+    """The contents that wait for an operator, newest first; at most 1 000."""
     rules = policy or default_policy()
-    found = read_scan(connection, path, sha256, rules)
-    if found is None or rules.action_on(found) == "publish":
-        return ()
-    return tuple(rules.told(path, f) for f in found.findings if rules.action(f) != "publish")
+    released = select(scans.c.sha256).where(scans.c.scanner == _RELEASED)
+    query = (
+        select(scans)
+        .where(scans.c.scanner.startswith(f"{SCANNER}:", autoescape=True))
+        .where(scans.c.verdict != "clean", scans.c.sha256.not_in(released))
+        .order_by(scans.c.scanned_us.desc())
+    )
+    held: list[Held] = []
+    for row in connection.execute(query):
+        found = rules.judge(_findings.decode(row.findings))
+        if rules.action_on(found) == "quarantine":
+            held.append(Held(row.sha256, found.findings, row.scanned_us))
+        if len(held) == _HELD_MAX:
+            break
+    return held
+
+
+def release(connection: Connection, sha256: str) -> bool:
+    """Let a content out of quarantine: the next push of it is taken. False if none is held so.
+
+    What a rule refuses stays refused, released or not.
+    """
+    if all(held.sha256 != sha256 for held in quarantine(connection)):
+        return False
+    row = {"sha256": sha256, "scanner": _RELEASED, "verdict": "clean", "findings": "[]"}
+    replace_in(connection, scans, [{**row, "scanned_us": now_us()}])
+    return True
 
 
 class SafetyInspector:
-    """Scans the files of a commit before the branch moves; fits the hub's port for inspectors."""
+    """Scans the files of a commit before the branch moves; fits the hub's port for inspectors.
+
+    A file in quarantine keeps the commit back as a refused one does; its bytes stay in the store,
+    and once an operator has released them the same push is taken.
+    """
 
     def __init__(self, database: Engine, policy: Policy | None = None) -> None:
         self._database = database
@@ -101,23 +137,49 @@ class SafetyInspector:
         Blocking: reads the beginning of each file, and starts children for templates and pickles.
         """
         refusals: list[str] = []
-        for entry in entries:
-            found = self._scan(entry, open_file)
-            refusals += [
-                self._policy.told(entry.path, finding)
-                for finding in found.findings
-                if self._policy.action(finding) == "refuse"
-            ]
+        for start in range(0, len(entries), _BATCH):
+            batch = entries[start : start + _BATCH]
+            known, released = self._known(batch)
+            new: list[tuple[_F, Scan]] = []
+            for entry in batch:
+                found = known.get((entry.sha256, scanner_of(entry.path)))
+                if found is None:
+                    found = self._scan(entry, open_file)
+                    new.append((entry, found))
+                refusals += self._refusals(entry, found, entry.sha256 in released)
+            with self._database.begin() as connection:
+                write_scans(connection, new)
             if len(refusals) >= _REFUSALS_SHOWN_MAX:
                 break
         return refusals[:_REFUSALS_SHOWN_MAX]
 
-    def _scan(self, entry: _F, open_file: Callable[[_F], BinaryIO]) -> Scan:
+    def _known(self, entries: Sequence[_F]) -> tuple[dict[tuple[str, str], Scan], set[str]]:
+        """The stored scans by content and scanner, and the contents that are released."""
+        query = select(scans.c.sha256, scans.c.scanner, scans.c.findings).where(
+            scans.c.sha256.in_({entry.sha256 for entry in entries})
+        )
+        known: dict[tuple[str, str], Scan] = {}
+        released: set[str] = set()
         with self._database.connect().execution_options(read_only=True) as connection:
-            known = read_scan(connection, entry.path, entry.sha256, self._policy)
-        if known is not None:
-            return known
-        found = scan(entry.path, entry.size, lambda: open_file(entry), policy=self._policy)
-        with self._database.begin() as connection:
-            write_scan(connection, entry.path, entry.sha256, found)
-        return found
+            for row in connection.execute(query):
+                if row.scanner == _RELEASED:
+                    released.add(row.sha256)
+                elif row.scanner.startswith(f"{SCANNER}:"):
+                    findings = _findings.decode(row.findings)
+                    known[row.sha256, row.scanner] = self._policy.judge(findings)
+        return known, released
+
+    def _scan(self, entry: _F, open_file: Callable[[_F], BinaryIO]) -> Scan:
+        return scan(entry.path, entry.size, lambda: open_file(entry), policy=self._policy)
+
+    def _refusals(self, entry: _F, found: Scan, is_released: bool) -> Iterator[str]:
+        for finding in found.findings:
+            action = self._policy.action(finding)
+            words = self._policy.told(entry.path, finding)
+            if action == "refuse":
+                yield words
+            elif action == "quarantine" and not is_released:
+                yield (
+                    f"{words}. It is in quarantine: an operator may let it out with "
+                    f"`qwenstack hub quarantine --release {entry.sha256}`"
+                )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from qwenstack.catalog.load import load
 from qwenstack.catalog.which import which
 from qwenstack.cli.context import home_option, json_option, resolve_home
+from qwenstack.cli.hub_files import files_of
 from qwenstack.core.evidence import Evidence
 from qwenstack.dossier.compose import compose
 from qwenstack.dossier.document import Document
 from qwenstack.dossier.gather.catalogue import from_answer
 from qwenstack.dossier.gather.decisions import from_decisions
 from qwenstack.dossier.gather.evaluation import from_lm_eval
+from qwenstack.dossier.gather.release import Release, from_release
 from qwenstack.dossier.gather.studio import StudioError, from_studio
 from qwenstack.dossier.render import render_all
 from qwenstack.dossier.seal import SIGNATURE_NAME, document_json, load_key, sign
@@ -27,6 +31,18 @@ KEY_NAME = "dossier.pem"
 
 @click.command()
 @click.argument("reference", metavar="REF")
+@click.option(
+    "--hub",
+    "in_hub",
+    is_flag=True,
+    help="REF is a repo of this machine's hub: read its files, too.",
+)
+@click.option("--revision", default="main", show_default=True, help="With --hub.")
+@click.option(
+    "--model-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Public key (PEM) that the release's model.sig must hold against.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 @click.option("--deployment", help="A model name that a running studio serves.")
 @click.option("--studio", envvar="QWENSTACK_STUDIO", help="Its base URL (QWENSTACK_STUDIO).")
@@ -52,6 +68,9 @@ KEY_NAME = "dossier.pem"
 @json_option
 def write(
     reference: str,
+    in_hub: bool,
+    revision: str,
+    model_key: Path | None,
     out: Path | None,
     deployment: str | None,
     studio: str | None,
@@ -63,16 +82,21 @@ def write(
 ) -> None:
     """Write the dossier of REF: HTML, PDF, Markdown, JSON, CycloneDX and SPDX, signed.
 
-    REF is anything that `qwenstack which` takes. For --deployment, the admin key is read from
+    REF is anything that `qwenstack which` takes; of a folder or file, and with --hub of a repo, the
+    bytes are read, hashed and scanned. For --deployment, the admin key is read from
     QWENSTACK_ADMIN_KEY. With --json the document is printed, and written only with --out.
 
     \b
     Examples:
       qwenstack dossier Qwen/Qwen3-8B
+      qwenstack dossier acme/my-model --hub --model-key signer.pub
       qwenstack dossier ./my-model --decisions decisions.toml --evaluation results.json
       qwenstack dossier qwen-plus --json
     """
-    evidence = list(_gather(reference, deployment, studio, decisions, evaluations))
+    evidence = from_answer(which(reference), load())
+    if in_hub or Path(reference).exists():
+        evidence += _from_files(reference, revision, model_key, home)
+    evidence += _gather(reference, deployment, studio, decisions, evaluations)
     document = compose(reference, evidence, deployment=deployment)
     if as_json:
         click.echo(document_json(document), nl=False)
@@ -96,7 +120,7 @@ def _gather(
     decisions: Path | None,
     evaluations: tuple[Path, ...],
 ) -> list[Evidence]:
-    evidence = from_answer(which(reference), load())
+    evidence: list[Evidence] = []
     if deployment is not None:
         key = os.environ.get("QWENSTACK_ADMIN_KEY", "")
         if studio is None or not key:
@@ -109,6 +133,32 @@ def _gather(
     if decisions is not None:
         evidence += from_decisions(decisions, reference)
     return evidence
+
+
+def _from_files(
+    reference: str, revision: str, model_key: Path | None, home: Path | None
+) -> list[Evidence]:
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    with (
+        files_of(reference, "model", revision, None, home) as found,
+        Progress(console=Console(stderr=True), transient=True) as bar,
+    ):
+        unhashed = sum(entry.size for entry in found.files if not entry.sha256)
+        task = bar.add_task("reading the release", total=unhashed or None)
+        commit = found.commit.oid if found.commit else None
+        return from_release(
+            Release(
+                subject=reference,
+                source=f"{found.name} at {commit[:12]} in the hub" if commit else found.name,
+                files=found.files,
+                open_file=found.open_file,
+                revisions=found.history(),
+                commit=commit,
+            ),
+            observed_at=today,
+            public_key=model_key,
+            hashed=lambda done: bar.advance(task, done),
+        )
 
 
 def _file_name(reference: str) -> str:

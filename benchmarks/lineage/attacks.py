@@ -26,6 +26,11 @@ def head_size(config: Config) -> int:
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
+def experts_of(config: Config) -> int:
+    """Experts a layer, 0 in a dense model; Transformers writes the number under either name."""
+    return int(config.get("num_local_experts") or config.get("num_experts") or 0)
+
+
 def ffn_prefixes(tensors: Tensors, layer: int) -> list[str]:
     """The prefixes of a layer's feed-forward blocks: one, or one an expert."""
     found = [
@@ -46,7 +51,7 @@ def permute_units(config: Config, tensors: Tensors, random: Random) -> Attacked:
         for prefix in ffn_prefixes(tensors, layer):
             order = random.permutation(tensors[prefix + "gate_proj.weight"].shape[0])
             take_units(out, prefix, order)
-        take_experts(out, layer, random.permutation(config.get("num_experts", 1)))
+        take_experts(out, layer, random.permutation(experts_of(config) or 1))
         kv_heads = random.permutation(groups)
         heads = np.concatenate(
             [group * per_group + random.permutation(per_group) for group in kv_heads]

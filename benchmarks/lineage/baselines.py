@@ -130,23 +130,32 @@ class Awm:
         if tensors is None or _EMBEDDING not in tensors:
             return None
         layers = _attention(tensors)
-        embedding = tensors[_EMBEDDING]
-        return (embedding, layers) if layers else None
+        if not layers:
+            return None
+        # Everything that does not depend on the other model is computed once.
+        raw = {
+            number: [_gram(parts[name].T) for name in "qk"]
+            for number, parts in sorted(layers.items())
+        }
+        ready = [[_centred(gram) for gram in grams] for grams in raw.values()]
+        return _unit_columns(tensors[_EMBEDDING]), list(raw.values()), ready
 
     def score(self, first: Any, second: Any) -> float | None:
         if first[0].shape[1] < second[0].shape[1]:
             first, second = second, first
         rows = min(len(first[0]), len(second[0]))
-        a, b = _unit_columns(first[0][:rows]), _unit_columns(second[0][:rows])
-        similarity = a.T @ b
+        similarity = first[0][:rows].T @ second[0][:rows]
         wide, narrow = linear_sum_assignment(-np.abs(similarity))
         order = wide[np.argsort(narrow)]
         signs = np.sign(similarity[order, np.arange(similarity.shape[1])])
-        left = {i: _grams(parts, order, signs) for i, parts in first[1].items()}
-        right = {i: _grams(parts) for i, parts in second[1].items()}
-        if left.keys() == right.keys():
-            return float(np.mean([_cka(left[i], right[i]) for i in left]))
-        table = np.array([[_cka(one, other) for other in right.values()] for one in left.values()])
+        flips = signs[:, None] * signs[None, :]
+        left = [
+            [_centred(gram[np.ix_(order, order)] * flips) for gram in grams] for grams in first[1]
+        ]
+        right = second[2]
+        if len(left) == len(right):
+            return float(np.mean([_cka(a, b) for a, b in zip(left, right, strict=True)]))
+        table = np.array([[_cka(one, other) for other in right] for one in left])
         chosen = linear_sum_assignment(-table)
         return float(table[chosen].mean())
 
@@ -156,31 +165,21 @@ def _unit_columns(values: Array) -> Array:
     return np.asarray(values / norms, dtype=np.float32)
 
 
-def _grams(
-    parts: dict[str, Array],
-    order: npt.NDArray[np.intp] | None = None,
-    signs: Array | None = None,
-) -> list[Array]:
-    """Centred unit Gram matrices of the input channels of Wq and Wk, without their diagonal."""
-    out = []
-    for name in "qk":
-        weight = parts[name]
-        if order is not None and signs is not None:
-            weight = weight[:, order] * signs
-        out.append(unbiased_gram(weight.T))
-    return out
+def _gram(features: Array) -> Array:
+    return np.asarray(features @ features.T, dtype=np.float32)
 
 
-def unbiased_gram(features: Array) -> Array:
-    """The Gram matrix centred so that CKA is unbiased (Song et al. 2012), with norm one."""
-    gram = (features @ features.T).astype(np.float64)
+def _centred(gram: Array) -> Array:
+    """A Gram matrix centred so that CKA is unbiased (Song et al. 2012), with norm one."""
     count = len(gram)
-    np.fill_diagonal(gram, 0)
-    means = gram.sum(0) / (count - 2)
+    out = gram.copy()
+    np.fill_diagonal(out, 0)
+    means = out.sum(0, dtype=np.float64) / (count - 2)
     means -= means.sum() / (2 * (count - 1))
-    gram -= means[:, None] + means[None, :]
-    np.fill_diagonal(gram, 0)
-    return np.asarray(gram / max(float(np.linalg.norm(gram)), 1e-12), dtype=np.float32)
+    shift = means.astype(np.float32)
+    out -= shift[:, None] + shift[None, :]
+    np.fill_diagonal(out, 0)
+    return np.asarray(out / max(float(np.linalg.norm(out)), 1e-12), dtype=np.float32)
 
 
 def _cka(first: list[Array], second: list[Array]) -> float:

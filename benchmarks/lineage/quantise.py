@@ -109,8 +109,8 @@ def _write_about(writer: Any, config: Config, kind: str, source: Path | None) ->
     writer.add_key_length(size)
     writer.add_value_length(size)
     writer.add_vocab_size(config["vocab_size"])
-    if config.get("num_experts"):
-        writer.add_expert_count(config["num_experts"])
+    if experts := config.get("num_local_experts") or config.get("num_experts"):
+        writer.add_expert_count(experts)
         writer.add_expert_used_count(config["num_experts_per_tok"])
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     kinds = gguf.LlamaFileType

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.lineage.attacks import (
     Attacked,
     Random,
+    experts_of,
     ffn_prefixes,
     head_size,
     layer_of,
@@ -78,7 +79,7 @@ def prune_structure(config: Config, tensors: Tensors, share: float) -> Attacked:
     left = next(n for n in range(groups - 1, 0, -1) if config["hidden_size"] % (n * per_group) == 0)
     config = dict(config)
     for layer in range(config["num_hidden_layers"]):
-        experts = config.get("num_experts")
+        experts = experts_of(config)
         if experts:
             router = out[f"model.layers.{layer}.mlp.gate.weight"]
             keep = np.sort(np.argsort(-np.linalg.norm(router, axis=1))[: experts - experts // 4])
@@ -94,8 +95,9 @@ def prune_structure(config: Config, tensors: Tensors, share: float) -> Attacked:
         kept = np.sort(np.argsort(-np.linalg.norm(values, axis=1))[:left])
         rows = (kept[:, None] * per_group + np.arange(per_group)).ravel()
         take_heads(out, layer, rows, kept, size)
-    if config.get("num_experts"):
-        config["num_experts"] -= config["num_experts"] // 4
+    if experts := experts_of(config):
+        config.pop("num_local_experts", None)
+        config["num_experts"] = experts - experts // 4
     config |= {
         "num_key_value_heads": left,
         "num_attention_heads": left * per_group,

@@ -34,7 +34,7 @@ _CONNECT_S, _REQUEST_S = "10s", "120s"
 
 
 def open_bucket(url: str, cache: Path) -> S3Objects:
-    """The bucket that `url` names, with its cache in a folder. Raises StoreError for another URL."""
+    """The bucket that `url` names, with its cache in a folder. Raises StoreError for others."""
     parts = urlsplit(url)
     options = parse_qs(parts.query)
     if parts.scheme != "s3" or not parts.netloc or options.keys() - {"endpoint"}:

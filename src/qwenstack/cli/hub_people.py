@@ -59,7 +59,7 @@ def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
             "yes" if each.operator else "",
             f"{from_us(each.created_us):%Y-%m-%d}",
         )
-    Console().print(table)
+    _print(table)
 
 
 @users.command("add")
@@ -168,7 +168,7 @@ def list_members(organisation: str, database: str | None, home: Path | None, as_
     table = Table("user", "role")
     for each in found:
         table.add_row(each.account.name, each.role)
-    Console().print(table)
+    _print(table)
 
 
 @click.group()
@@ -259,19 +259,19 @@ def list_tokens(
         print_json([_shown_token(each) for each in found])
         return
     now = to_us(datetime.now(UTC))
-    table = Table("id", "account", "name", "begins", "role", "scopes", "last used (UTC)", "state")
+    table = Table("id", "account", "name", "role", "scopes", "last used (UTC)", "state")
+    table.columns[0].no_wrap = table.columns[-1].no_wrap = True
     for each in found:
         table.add_row(
             each.id,
             each.account,
             each.name,
-            each.prefix + "…",
             each.role,
             ", ".join(f"{scope.name}={scope.right}" for scope in each.scopes),
             f"{from_us(each.last_used_us):%Y-%m-%d %H:%M}" if each.last_used_us else "never",
             _state(each, now),
         )
-    Console().print(table)
+    _print(table)
 
 
 @tokens.command("revoke")
@@ -319,3 +319,11 @@ def _state(token: Token, now: int) -> str:
     if token.holds(now):
         return f"until {from_us(token.expires_us):%Y-%m-%d}" if token.expires_us else "valid"
     return "revoked" if token.revoked_us is not None else "expired"
+
+
+def _print(table: Table) -> None:
+    """As wide as the terminal; where there is none, wide enough for what reads it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

@@ -106,6 +106,8 @@ def pull(
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
+        # Asked first: with a folder at hand the library would take its content for the answer.
+        api.repo_info(repo, repo_type=kind, revision=revision)
         path = api.snapshot_download(
             repo,
             repo_type=kind,

@@ -50,7 +50,7 @@ def compose(reference: str, reading: Reading, others: Sequence[Reading], index: 
         governing_document=document,
         obligations=duties,
         lookalikes=tuple(_likenesses(reading, others, index))[:_LIKENESSES_MAX],
-        base=_base(reading),
+        base=_base(reading, index),
         status=_weaker(_status(reading), document),
         publisher=_publisher(reading, index),
         repo=reading.repo.id if reading.repo else None,
@@ -80,7 +80,7 @@ def _release(reading: Reading) -> str | None:
     return None
 
 
-def _base(reading: Reading) -> str | None:
+def _base(reading: Reading, index: Index) -> str | None:
     if reading.derivative is not None:
         return reading.derivative.base.value or UNKNOWN
     if reading.base:
@@ -88,7 +88,7 @@ def _base(reading: Reading) -> str | None:
     if reading.layer is Layer.COMMUNITY:
         return UNKNOWN
     if reading.release is not None and reading.release.base:
-        return reading.release.base
+        return _written(reading.release.base, index)
     return None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Final
 
 NAME_CHARACTERS_MAX: Final = 200
 DISTANCE_MAX: Final = 2
+_COMPARED_MAX: Final = 48
 
 # Letters of other scripts that print like a Latin one (Unicode TR 39, the ones that names need).
 _CONFUSABLE: Final = str.maketrans(
@@ -63,6 +65,10 @@ def distance(one: str, other: str, limit: int = DISTANCE_MAX) -> int:
     """
     if abs(len(one) - len(other)) > limit:
         return limit + 1
+    same = _shared(one, other)
+    one, other = one[same:], other[same:]
+    same = _shared(one[::-1], other[::-1])
+    one, other = one[: len(one) - same], other[: len(other) - same]
     before: list[int] = []
     previous = list(range(len(other) + 1))
     for row, letter in enumerate(one, 1):
@@ -70,9 +76,9 @@ def distance(one: str, other: str, limit: int = DISTANCE_MAX) -> int:
         current = [limit + 1] * (len(other) + 1)
         current[0] = row
         for column in range(low, high + 1):
-            same = other[column - 1] == letter
+            equal = other[column - 1] == letter
             cost = min(
-                previous[column - 1] + (not same), previous[column] + 1, current[column - 1] + 1
+                previous[column - 1] + (not equal), previous[column] + 1, current[column - 1] + 1
             )
             swapped = (
                 row > 1
@@ -90,24 +96,42 @@ def distance(one: str, other: str, limit: int = DISTANCE_MAX) -> int:
 def nearest(name: str, known: Iterable[str], *, most: int = 5) -> list[str]:
     """Those of `known` (folded) that differ from `name` by at most two edits, nearest first.
 
-    A digit that differs is another model, not a typo: names whose digits differ come last.
+    A digit that differs is another model, not a typo: such names are given only where no other is.
     """
     if len(name) > NAME_CHARACTERS_MAX:
         return []
-    letters = set(name)
-    scored: list[tuple[int, int, str]] = []
-    for other in known:
-        if (
-            abs(len(other) - len(name)) > DISTANCE_MAX
-            or len(letters.symmetric_difference(other)) > 4
-        ):
-            continue
-        edits = distance(name, other)
-        if edits <= DISTANCE_MAX and (edits < 2 or len(name) > 4):
-            scored.append((_digits(name) != _digits(other), edits, other))
-    scored.sort()
-    return [other for *_, other in scored[:most]]
+    letters, digits = _letters(name), _digits(name)
+    # Each edit changes at most two of the letters that a name has.
+    possible = [
+        other for other in known if (letters ^ _letters(other)).bit_count() <= 2 * DISTANCE_MAX
+    ]
+    same = [other for other in possible if _digits(other) == digits]
+    return (_close(name, same) or _close(name, possible[:_COMPARED_MAX]))[:most]
 
 
+def _close(name: str, known: list[str]) -> list[str]:
+    scored = [(distance(name, other), other) for other in known]
+    most = DISTANCE_MAX if len(name) > 4 else 1
+    return [other for edits, other in sorted(scored) if edits <= most]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters both begin with."""
+    for at, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return at
+    return min(len(one), len(other))
+
+
+@functools.lru_cache(maxsize=8192)
+def _letters(name: str) -> int:
+    """A bit for each letter that occurs in `name` (those of one residue share theirs)."""
+    mask = 0
+    for each in name:
+        mask |= 1 << (ord(each) & 127)
+    return mask
+
+
+@functools.lru_cache(maxsize=8192)
 def _digits(name: str) -> str:
     return "".join(each for each in name if each.isdigit())

@@ -12,6 +12,7 @@ import click
 import msgspec
 import pytest
 
+from qwenstack.cli.groups import LazyGroup
 from qwenstack.cli.main import qwenstack
 from qwenstack.studio import settings as settings_module
 from qwenstack.studio.settings import Settings, load_settings
@@ -54,6 +55,9 @@ def test_every_command_shown_exists_with_its_options(where: str, words: str) -> 
     rest = shlex.split(words)
     while rest and isinstance(command, click.Group):
         found = command.get_command(context, rest[0])
+        if found is None and isinstance(command, LazyGroup) and command.default:
+            rest.insert(0, command.default)
+            found = command.get_command(context, rest[0])
         assert found is not None, f"{where} shows `qwenstack {words}`"
         command, rest = found, rest[1:]
         context = click.Context(command, parent=context, info_name=command.name)

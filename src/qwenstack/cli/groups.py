@@ -25,13 +25,13 @@ class LazyGroup(click.Group):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._places = dict(places)
-        self._default = default
+        self.default = default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in where none is named."""
         named = args and (args[0] in self._places or args[0] in ctx.help_option_names)
-        if args and self._default is not None and not named:
-            args.insert(0, self._default)
+        if args and self.default is not None and not named:
+            args.insert(0, self.default)
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

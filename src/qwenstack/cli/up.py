@@ -69,7 +69,7 @@ def up(
     Examples:
       qwenstack up
       qwenstack up --model ~/models/qwen3-8b-q4_k_m.gguf --port 0
-      HF_ENDPOINT=http://127.0.0.1:8420 qwenstack up --model acme/tuned:q8_0.gguf
+      HF_ENDPOINT=http://127.0.0.1:8318 qwenstack up --model acme/tuned:q8_0.gguf
       QWENSTACK_HOME=/srv/qwenstack qwenstack up --host 0.0.0.0
     """
     folder = resolve_home(home)

@@ -63,7 +63,7 @@ def hub(endpoint: str, author: str, home: Path | None, as_json: bool) -> None:
     \b
     Examples:
       qwenstack watch hub
-      qwenstack watch hub --endpoint http://127.0.0.1:8420 --author acme --json
+      qwenstack watch hub --endpoint http://127.0.0.1:8318 --author acme --json
     """
     folder = _folder(home, endpoint, author)
     before = folder.latest()

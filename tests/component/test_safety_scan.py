@@ -69,6 +69,10 @@ HONEST = {
     "config.json": b'{"model_type": "qwen3", "_attn_implementation": "flash_attention_2"}',
     "tokenizer_config.json": json.dumps({"chat_template": QWEN_TEMPLATE}).encode(),
     "chat_template.jinja": QWEN_TEMPLATE.encode(),
+    "vision.jinja": b"""{% for content in messages[0].content %}
+{%- if content.type == 'image' or 'image' in content %}{{ loop.index }}: \\
+{{- '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif content.type == 'text' %}{{ content.text }}{% endif %}{% endfor %}""",
     "generation.jinja": b"{% generation %}{{ messages[0].content }}{% endgeneration %}",
     "vocab.txt": b"console\nworld\n(Run)\ncat\ndog\nRat\n",
     "merges.txt": b"#version: 0.2\n\xc4\xa0 t\n",

@@ -40,6 +40,8 @@ _METHODS: Final = frozenset(
     }
 )  # fmt: skip
 _WORDS: Final = re.compile(r"[A-Za-z]{2,}")
+# What marks up a conversation, such as <|im_start|>, [INST] or </think>.
+_TOKEN: Final = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 _MARKUP: Final = re.compile(r"[<>\[\]{}|/\\#=]")
 _HIDDEN_CHARACTERS: Final = re.compile(
     "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
@@ -210,8 +212,9 @@ class _Judge:
         if trigger is None:
             return
         for text in _said(bodies):
-            if len(_WORDS.findall(text)) >= _ORDERED_WORDS_MIN:
-                shown = " ".join(text.split())[:120]
+            plain = _TOKEN.sub(" ", text)
+            if len(_WORDS.findall(plain)) >= _ORDERED_WORDS_MIN:
+                shown = " ".join(plain.split())[:120]
                 self._add("template-hidden", f"it adds {shown!r} only when {trigger}", node)
                 return
 

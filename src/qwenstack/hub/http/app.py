@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp import web
 
 from qwenstack.hub.http.errors import answer_errors
+from qwenstack.hub.http.tidying import tidying
 from qwenstack.hub.hub import Hub
 
 Routes = Callable[[Hub], list[web.RouteDef]]
@@ -51,6 +52,7 @@ def make_app(hub: Hub) -> web.Application:
         routes: Routes = importlib.import_module(f"qwenstack.hub.http.{name}").routes
         app.router.add_routes(routes(hub))
     app.cleanup_ctx.append(_threads)
+    tidying(hub, app)
     return app
 
 

@@ -52,10 +52,16 @@ def test_an_added_restriction_is_not_the_licence() -> None:
     assert "text of its own" in close.describe()
 
 
-@given(st.text(max_size=400))
+@given(st.text(st.characters(), max_size=400))
 def test_any_other_text_is_no_licence_and_resembles_none(text: str) -> None:
     assert licences.recognise(text) is None
     assert licences.closest(text) is None
+
+
+def test_lone_surrogates_are_no_crash() -> None:
+    text = APACHE.replace("perpetual", "\ud800 perpetual")
+    assert licences.recognise(text) is None
+    assert licences.closest(text) is not None
 
 
 def test_a_text_beyond_the_limit_is_not_looked_at() -> None:

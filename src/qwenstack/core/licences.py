@@ -149,7 +149,7 @@ def recognise(text: str) -> Licence | None:
     """
     if len(text) > TEXT_CHARACTERS_MAX:
         return None
-    found = by_digest(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+    found = by_digest(hashlib.sha256(_utf8(text)).hexdigest())
     return found or _by_words().get(words_digest(text))
 
 
@@ -213,7 +213,12 @@ def words(text: str) -> list[str]:
 
 def words_digest(text: str) -> str:
     """SHA-256 over a text's words, joined by single spaces."""
-    return hashlib.sha256(" ".join(words(text)).encode()).hexdigest()
+    return hashlib.sha256(_utf8(" ".join(words(text)))).hexdigest()
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8, of lone surrogates too: a hostile file may hold them."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 # --- clause fingerprints: how a similar text is compared without keeping the licence's own ---
@@ -249,7 +254,7 @@ def fingerprint(text: str) -> list[tuple[str, str]]:
 def _shingles(of: list[str]) -> frozenset[bytes]:
     return frozenset(
         hashlib.blake2b(
-            " ".join(of[at : at + _SHINGLE_WORDS]).encode(), digest_size=_HASH_BYTES
+            _utf8(" ".join(of[at : at + _SHINGLE_WORDS])), digest_size=_HASH_BYTES
         ).digest()
         for at in range(len(of) - _SHINGLE_WORDS + 1)
     )

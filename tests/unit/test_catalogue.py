@@ -155,7 +155,7 @@ def test_all_model_ids_of_the_makers_organisation_are_on_record() -> None:
         ("Qwen/Qwen3-0.6B-MLX-4bit", APACHE),
         ("Qwen/Qwen3-235B-A22B-Thinking-2507-FP8", APACHE),
         ("Qwen/Qwen3-Coder-30B-A3B-Instruct", APACHE),
-        ("Qwen/Qwen3-4B-SafeRL", None),
+        ("Qwen/Qwen3-4B-SafeRL", APACHE),
         ("Qwen/WebWorld-8B", None),
         ("Qwen/Qwen2-Audio-7B-Instruct", APACHE),
         ("Qwen/Qwen3.5-397B-A17B", APACHE),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qwenstack.hub.cards import check_card
 from qwenstack.hub.discussions import find_discussion, record_commit
 from qwenstack.hub.downloads import Downloads
 from qwenstack.hub.hub import CommitListener, Hub, HubSettings, open_hub
@@ -35,6 +36,7 @@ def serving_hub(
     downloads = Downloads(hub.database)
     hub.download_counters.append(downloads)
     hub.inspectors.append(SafetyInspector(hub.database))
+    hub.check_card = check_card
     hub.describe = describer(hub)
     hub.commit_listeners += [summary_listener(hub), pull_request_listener(hub)]
     try:

@@ -350,7 +350,7 @@ class _Checker:
         for field, names in (("base_model", card.base_model), ("datasets", card.datasets)):
             for name in names:
                 if not _REPO_ID.fullmatch(name) or ".." in name:
-                    self._fail(field, f"{_quoted(name)} is no repo id; write namespace/name")
+                    self._warn(field, f"{_quoted(name)} is no repo id; write namespace/name")
 
     def _check_model(self, card: Card) -> None:
         relation = card.base_model_relation

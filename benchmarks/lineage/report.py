@@ -177,9 +177,10 @@ def _methods(methods: list[Method]) -> list[str]:
         "### Methods, over the test split",
         "Parent: the first answer among all bases and intermediates older than the model (not its "
         "own descendants), and no parent for bases and for students distilled from fresh weights; "
-        "no answer counts as wrong. Strangers: ordered pairs of models of the same architecture "
-        "from different families; the bound is the exact one-sided 95 % bound were the pairs "
-        "independent, which pairs of the same two families are not.",
+        "no answer counts as wrong. Strangers: pairs of models of the same architecture from "
+        "different families (the product is asked both ways, either error counts). The bound is "
+        "the exact one-sided 95 % bound were the pairs independent, which pairs of the same two "
+        "families are not.",
         "\n".join([head, *rows]),
     ]
 

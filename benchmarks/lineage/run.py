@@ -79,11 +79,12 @@ class Bench:
             self._progress.advance(task)
 
     def stranger_pairs(self, split: str) -> list[Pair]:
-        """(model, stranger of its architecture), both of `split`, in both directions."""
+        """Pairs of strangers of one architecture, both of `split`, each once."""
         return [
             (entry.id, other.id)
             for entry in self.split(split)
             for other in self.tree.strangers(entry, split)
+            if entry.id < other.id
         ]
 
     def cousin_pairs(self) -> list[Pair]:
@@ -92,6 +93,7 @@ class Bench:
             (entry.id, other.id)
             for entry in self.tree.entries
             for other in self.tree.cousins(entry)
+            if entry.id < other.id
         ]
 
     def kin_pairs(self, split: str) -> list[Pair]:
@@ -131,6 +133,7 @@ def run_product(bench: Bench) -> Answers:
             lambda entry: [name for name in everyone if name != entry.id])  # fmt: skip
         ask(known.open_set, "product, strangers only", without_family)
         pairs = bench.stranger_pairs("test") + bench.cousin_pairs()
+        pairs += [(second, first) for first, second in pairs]
         for first, second in bench.track(pairs, "product, pairs", len(pairs)):
             key = f"{first}|{second}"
             if key not in known.pairs:
@@ -269,9 +272,9 @@ def judge_product(bench: Bench, answers: Answers) -> Method:
     right, by_kind = measures.accuracy(test, answers.closed)
     anyone, _ = measures.accuracy(test, answers.anyone)
     strangers = bench.stranger_pairs("test")
-    pairs = {key: answers.pairs[key] for a, b in strangers if (key := f"{a}|{b}") in answers.pairs}
-    false = [key.replace("|", " ~ ") for key, said in pairs.items() if said.verdict == "derived"]
-    cousins = [answers.pairs[f"{a}|{b}"] for a, b in bench.cousin_pairs()]
+    false = [f"{a} ~ {b}" for a, b in strangers if "derived" in _verdicts(answers, a, b)]
+    unsaid = [a for a, b in strangers if "insufficient" in _verdicts(answers, a, b)]
+    cousins = [pair for pair in bench.cousin_pairs() if "derived" in _verdicts(answers, *pair)]
     bins, gap, brier = measures.reliability(test, answers.closed)
     opened = [answers.open_set[entry.id] for entry in test]
     open_false = [said.id for said in opened if said.verdict == "derived"]
@@ -291,21 +294,22 @@ def judge_product(bench: Bench, answers: Answers) -> Method:
         relation=measures.share(relation, len(test)),
         confusion=measures.confusion(test, answers.closed),
         merge_both=measures.share(both, len(merges)),
-        false_positives=measures.errors(
-            false, len(pairs), sum(said.verdict == "insufficient" for said in pairs.values())
-        ),
+        false_positives=measures.errors(false, len(strangers), len(unsaid)),
         open_set=measures.errors(open_false, len(opened)),
         kin_found=measures.share(found, len(made)),
-        cousins_found=measures.share(sum(c.verdict == "derived" for c in cousins), len(cousins)),
+        cousins_found=measures.share(len(cousins), len(bench.cousin_pairs())),
         reliability=bins,
         calibration_error=gap,
         brier=brier,
         seconds_per_model=float(np.median(times)),
-        seconds_per_pair=float(np.mean([said.seconds for said in pairs.values()]))
-        if pairs
-        else 0.0,
+        seconds_per_pair=float(np.mean([s.seconds for s in answers.pairs.values()] or [0.0])),
         wrong=_wrong(test, answers.closed),
     )
+
+
+def _verdicts(answers: Answers, first: str, second: str) -> set[str]:
+    """What was said of a pair, asked in both directions."""
+    return {answers.pairs[f"{first}|{second}"].verdict, answers.pairs[f"{second}|{first}"].verdict}
 
 
 def _wrong(entries: list[Entry], said: dict[str, Prediction]) -> list[str]:

@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,75 @@ def test_a_mistake_gets_one_line_with_the_way_out(
 ) -> None:
     said = home.run(*words, fails=True)
     assert says in said
+
+
+def test_a_closed_hub_shows_a_guest_a_door_and_nothing_behind_it(home: Home) -> None:
+    for path, code in {
+        "/": 200,
+        "/models": 200,
+        "/login": 200,
+        "/tree": 401,
+        "/tree.svg": 401,
+        "/operator": 404,
+        "/operator/model": 404,
+        "/api/models": 401,
+        "/api/models/operator/model": 404,
+        "/api/users/operator/overview": 404,
+        "/api/users/operator/likes": 404,
+        "/api/whoami-v2": 401,
+        "/api/admin/accounts": 401,
+    }.items():
+        try:
+            with urllib.request.urlopen(home.ready["endpoint"] + path) as answer:
+                found, said = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            found, said = error.code, error.read()
+        assert found == code, path
+        assert b"operator/model" not in said, path
+
+
+def test_an_operator_administers_over_the_wire_and_nobody_else_does(home: Home) -> None:
+    def call(method: str, path: str, token: str, body: object = None) -> tuple[int, Any]:
+        request = urllib.request.Request(
+            home.ready["endpoint"] + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    root = home.ready["token"]
+    assert call("POST", "/api/admin/accounts", root, {"name": "dora"})[0] == 201
+    wish = {"account": "dora", "name": "ci", "role": "write"}
+    code, made = call("POST", "/api/admin/tokens", root, wish)
+    assert code == 201 and made["secret"].startswith("hf_")
+    dora = made["secret"]
+    reading = call(
+        "POST", "/api/admin/tokens", root, wish | {"account": "operator", "role": "read"}
+    )
+    for token in (dora, reading[1]["secret"]):
+        assert call("GET", "/api/admin/tokens", token)[0] == 403
+        assert call("POST", "/api/admin/accounts", token, {"name": "eve"})[0] == 403
+    for wrong in (
+        {"name": "x", "nickname": "y"},
+        {"name": "api"},
+        {"name": "club", "kind": "organisation", "admin": "nobody"},
+        {"name": "x", "operator": "yes"},
+    ):
+        assert call("POST", "/api/admin/accounts", root, wrong)[0] in (400, 404), wrong
+    # The organisation of a wrong admin was not made by half.
+    assert call("GET", "/api/organizations/club/overview", root)[0] == 404
+    assert (
+        call("POST", "/api/admin/accounts", root, {"name": "club", "kind": "organisation"})[0]
+        == 201
+    )
+    member = "/api/organizations/club/members/dora"
+    assert call("PUT", member, dora, {"role": "admin"})[0] == 403
+    assert call("PUT", member, root, {"role": "admin"}) == (200, {"user": "dora", "role": "admin"})
+    assert call("DELETE", "/api/organizations/club/members/operator", dora)[0] == 200
+    assert call("DELETE", f"/api/admin/tokens/{made['id']}", root)[0] == 200
+    assert call("GET", "/api/whoami-v2", dora)[0] == 401

@@ -20,8 +20,8 @@ from qwenstack.storage.hub_tables import repos
 from qwenstack.storage.rows import read_row
 
 MODELS_MAX = 20_000
+GENERATIONS_MAX = 100
 _PARENTS_MAX = 20
-_RELATIONS = ("quantized", "adapter", "merge", "finetune")
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +47,15 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Branch(msgspec.Struct, frozen=True, kw_only=True):
-    """A model with its derivatives, the most downloaded first. `generation` counts from 0."""
+    """A model with its derivatives, the most downloaded first.
+
+    `generation` counts from 0, `derivatives` is how many models descend from it.
+    """
 
     member: Member
     generation: int
+    derivatives: int
     children: tuple[Branch, ...] = ()
-
-    @property
-    def derivatives(self) -> int:
-        """How many models descend from it."""
-        return sum(1 + child.derivatives for child in self.children)
 
 
 class _Count(msgspec.Struct, frozen=True):
@@ -70,20 +69,32 @@ class _Lineage(msgspec.Struct, frozen=True):
     verdict: str = "derived"
 
 
-class _Card(msgspec.Struct, frozen=True):
-    base_model: str | list[str] | None = None
-    base_model_relation: str | None = None
-    license: str | list[str] | None = None
+class _Licensed(msgspec.Struct, frozen=True):
+    license: str | None = None
     license_name: str | None = None
 
 
-class _Summary(msgspec.Struct, frozen=True, rename={"card": "cardData"}):
-    tags: list[str] = []
+class _Model(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _BaseModels(msgspec.Struct, frozen=True):
+    relation: str | None = None
+    models: list[_Model] = []
+
+
+class _Summary(msgspec.Struct, frozen=True, rename={"card": "cardData", "bases": "baseModels"}):
     pipeline_tag: str | None = None
     safetensors: _Count | None = None
     gguf: _Count | None = None
-    card: _Card | None = None
+    bases: _BaseModels | None = None
     lineage: _Lineage | None = None
+    # Whatever a stranger wrote: what of it does not fit must not hide the rest.
+    card: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_decode_summary = msgspec.json.Decoder(_Summary).decode
+_decode_licensed = msgspec.json.Decoder(_Licensed).decode
 
 
 def read_family(connection: Connection, identity: Identity) -> list[Member]:
@@ -94,37 +105,39 @@ def read_family(connection: Connection, identity: Identity) -> list[Member]:
         .order_by(repos.c.downloads.desc(), repos.c.id)
         .limit(MODELS_MAX)
     )
-    found = (read_row(row, Repo) for row in connection.execute(statement))
-    return [member_of(repo) for repo in found if may(identity, repo, "see").allowed]
+    found = []
+    for row in connection.execute(statement):
+        # Who sees one public repo sees them all: only the others are asked for one by one.
+        open_ = not row.private and (identity.account is not None or identity.guest_sees_public)
+        if open_ or may(identity, read_row(row, Repo), "see").allowed:
+            found.append(_member(row.name, row.summary, row.downloads, row.likes))
+    return found
 
 
 def member_of(repo: Repo) -> Member:
     """A repo as a member of the family."""
-    summary = _summary(repo.summary)
+    return _member(repo.name, repo.summary, repo.downloads, repo.likes)
+
+
+def _member(name: str, document: str, downloads: int, likes: int) -> Member:
+    summary = _summary(document)
     counted = summary.safetensors or summary.gguf
-    card = summary.card or _Card()
-    licence = card.license if isinstance(card.license, str) else None
     return Member(
-        name=repo.name,
+        name=name,
         parents=_parents(summary),
         parameters=counted.total if counted and counted.total else None,
         task=summary.pipeline_tag,
-        licence=card.license_name if licence == "other" else licence,
-        downloads=repo.downloads,
-        likes=repo.likes,
+        licence=_licence(summary),
+        downloads=downloads,
+        likes=likes,
     )
-
-
-def declared_parents(summary: str) -> tuple[Parent, ...]:
-    """The parents that a summary names, the weights' first."""
-    return _parents(_summary(summary))
 
 
 def forest(members: Iterable[Member]) -> list[Branch]:
     """The trees: each model under its first parent, those without one at the roots.
 
     A parent that is not on this hub gets a place by its name. A circle of claims is cut where it
-    would close: its first model is then a root.
+    would close, a chain of more than GENERATIONS_MAX where it is too long: what follows is a root.
     """
     known = {each.name.lower(): each for each in members}
     for each in list(known.values()):
@@ -133,6 +146,7 @@ def forest(members: Iterable[Member]) -> list[Branch]:
                 known[parent.name.lower()] = Member(name=parent.name, here=False)
     above = {key: _above(key, known) for key in known}
     _cut_circles(above)
+    _cut_depth(above)
     children: dict[str | None, list[str]] = {}
     for key, parent_key in above.items():
         children.setdefault(parent_key, []).append(key)
@@ -169,7 +183,12 @@ def _branch(root: str, known: dict[str, Member], children: dict[str | None, list
     for key in reversed(order):
         below = [built[child] for child in children.get(key, [])]
         below.sort(key=lambda each: (-each.member.downloads, each.member.name))
-        built[key] = Branch(member=known[key], generation=generation[key], children=tuple(below))
+        built[key] = Branch(
+            member=known[key],
+            generation=generation[key],
+            derivatives=sum(1 + each.derivatives for each in below),
+            children=tuple(below),
+        )
     return built[root]
 
 
@@ -194,6 +213,20 @@ def _cut_circles(above: dict[str, str | None]) -> None:
         settled |= path
 
 
+def _cut_depth(above: dict[str, str | None]) -> None:
+    """Begin a new tree where one would have more than GENERATIONS_MAX: claims cost nothing."""
+    children: dict[str | None, list[str]] = {}
+    for key, parent in above.items():
+        children.setdefault(parent, []).append(key)
+    order, depth = list(children.get(None, [])), dict.fromkeys(children.get(None, []), 1)
+    for key in order:
+        for child in children.get(key, []):
+            depth[child] = depth[key] + 1
+            if depth[child] > GENERATIONS_MAX:
+                above[child], depth[child] = None, 1
+            order.append(child)
+
+
 def _parents(summary: _Summary) -> tuple[Parent, ...]:
     found: dict[str, Parent] = {}
     lineage = summary.lineage
@@ -204,26 +237,26 @@ def _parents(summary: _Summary) -> tuple[Parent, ...]:
             source="weights",
             confidence=lineage.confidence,
         )
-    card = summary.card or _Card()
-    named = [card.base_model] if isinstance(card.base_model, str) else card.base_model or []
-    relation = card.base_model_relation or _tagged_relation(summary.tags)
-    for name in named[:_PARENTS_MAX]:
-        if name and name.lower() not in found:
-            found[name.lower()] = Parent(name=name[:200], relation=relation, source="card")
+    bases = summary.bases or _BaseModels()
+    for each in bases.models[:_PARENTS_MAX]:
+        if each.id and each.id.lower() not in found:
+            found[each.id.lower()] = Parent(
+                name=each.id[:200], relation=bases.relation or "derived", source="card"
+            )
     return tuple(found.values())
 
 
-def _tagged_relation(tags: list[str]) -> str:
-    for tag in tags:
-        words = tag.split(":")
-        if len(words) > 2 and words[0] == "base_model" and words[1] in _RELATIONS:
-            return words[1]
-    return "derived"
+def _licence(summary: _Summary) -> str | None:
+    try:
+        said = _decode_licensed(summary.card)
+    except msgspec.DecodeError:
+        return None
+    return said.license_name if said.license == "other" else said.license
 
 
 def _summary(document: str) -> _Summary:
     try:
-        return msgspec.json.decode(document, type=_Summary)
+        return _decode_summary(document)
     except msgspec.DecodeError:
         return _Summary()
 

@@ -12,7 +12,18 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
@@ -29,7 +40,7 @@ FILTERS_MAX = 50
 TERM_CHARACTERS_MAX = 200
 # A page of a narrow filter ends after so many rows with the place to go on from.
 _ROWS_MAX = 20_000
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE, _ROWS_AT_ONCE_MAX = 200, 5_000
 _TRENDING_US = 7 * 24 * 3600 * 1_000_000
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -56,13 +67,18 @@ class Summary(msgspec.Struct, frozen=True, rename={"card": "cardData"}):
     library_name: str | None = None
     safetensors: Weights | None = None
     gguf: Weights | None = None
-    card: Card | None = None
+    # Whatever a stranger wrote: what of it does not fit must not hide the rest.
+    card: msgspec.Raw = msgspec.Raw(b"{}")
 
     @property
     def parameters(self) -> int | None:
         """The parameters that were counted, None where nothing was."""
         counted = self.safetensors or self.gguf
         return counted.total if counted is not None and counted.total else None
+
+
+_decode_summary = msgspec.json.Decoder(Summary).decode
+_decode_card = msgspec.json.Decoder(Card).decode
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,18 +127,20 @@ def list_repos(
     # Who hosts models for inference is not this hub's to know, so none is.
     if question.served:
         return Listed((), None)
-    for seen, (repo, place) in enumerate(_rows(connection, identity, question, after), start=1):
-        if may(identity, repo, "see").allowed and matches(question, read_summary(repo.summary)):
-            found.append(repo)
+    for seen, row in enumerate(_rows(connection, identity, question, after), start=1):
+        if matches(question, read_summary(row.summary)):
+            repo = read_row(row, Repo)
+            if may(identity, repo, "see").allowed:
+                found.append(repo)
         if len(found) == limit or seen == _ROWS_MAX:
-            return Listed(tuple(found), place)
+            return Listed(tuple(found), _place(row))
     return Listed(tuple(found), None)
 
 
 def read_summary(document: str) -> Summary:
     """The part of a summary that filters ask of; an odd one answers nothing."""
     try:
-        return msgspec.json.decode(document, type=Summary)
+        return _decode_summary(document)
     except msgspec.DecodeError:
         return Summary()
 
@@ -137,10 +155,8 @@ def matches(question: Question, summary: Summary) -> bool:
         return False
     if not names.issuperset(each.lower() for each in question.library):
         return False
-    languages = names | _languages(summary)
-    if not languages.issuperset(
-        each.lower().removeprefix("language:") for each in question.language
-    ):
+    spoken = {each.lower().removeprefix("language:") for each in question.language}
+    if spoken and not spoken <= names | _languages(summary):
         return False
     if any(names.isdisjoint(_APPS.get(each.lower(), ())) for each in question.apps):
         return False
@@ -195,20 +211,26 @@ def trending(connection: Connection, repo_ids: Sequence[str]) -> dict[str, int]:
 
 def _rows(
     connection: Connection, identity: Identity, question: Question, after: Place | None
-) -> Iterator[tuple[Repo, Place]]:
+) -> Iterator[Row[Any]]:
     value = _value(question.sort)
     statement = _where(select(repos, value.label("place")), identity, question)
     order = (value, repos.c.id) if question.ascending else (value.desc(), repos.c.id.desc())
+    count = _ROWS_AT_ONCE
     while True:
         page = statement
         if after is not None:
             page = page.where(_beyond(value, question.ascending, after))
-        rows = connection.execute(page.order_by(*order).limit(_ROWS_AT_ONCE)).all()
-        for row in rows:
-            after = Place(int(row.place), row.id)
-            yield read_row(row, Repo), after
-        if len(rows) < _ROWS_AT_ONCE:
+        rows = connection.execute(page.order_by(*order).limit(count)).all()
+        yield from rows
+        if len(rows) < count:
             return
+        after = _place(rows[-1])
+        # A narrow filter reads on; larger pages sort the table less often.
+        count = min(count * 4, _ROWS_AT_ONCE_MAX)
+
+
+def _place(row: Row[Any]) -> Place:
+    return Place(int(row.place), row.id)
 
 
 def _where(statement: Select[Any], identity: Identity, question: Question) -> Select[Any]:
@@ -219,6 +241,9 @@ def _where(statement: Select[Any], identity: Identity, question: Question) -> Se
         )
     if question.author is not None:
         statement = statement.where(_in_namespace(question.kind, question.author.lower()))
+    for words in _named(question):
+        # What Python decides in the end; the text of the summary tells most others apart before.
+        statement = statement.where(repos.c.summary.ilike(f"%{_escaped(words)}%", escape="\\"))
     if question.gated is not None:
         statement = statement.where((repos.c.gated != "") == question.gated)
     if not identity.operator:
@@ -251,9 +276,24 @@ def _value(sort: Sort) -> ColumnElement[int]:
 
 
 def _beyond(value: ColumnElement[int], ascending: bool, place: Place) -> ColumnElement[bool]:
-    if ascending:
-        return or_(value > place.value, and_(value == place.value, repos.c.id > place.id))
-    return or_(value < place.value, and_(value == place.value, repos.c.id < place.id))
+    # As a row, which databases look up in an index; an "or" they do not.
+    here, there = tuple_(value, repos.c.id), tuple_(literal(place.value, BigInteger), place.id)
+    return here > there if ascending else here < there
+
+
+def _named(question: Question) -> Iterator[str]:
+    """Pieces of JSON that stand in every summary that answers the question.
+
+    Letters outside ASCII are left to Python: databases do not agree on their case.
+    """
+    for each in (*question.filters, *question.library, question.pipeline_tag):
+        if each and each.isascii():
+            yield msgspec.json.encode(each).decode()
+    for each in question.language:
+        if each.isascii():
+            yield msgspec.json.encode(each.lower().removeprefix("language:")).decode()[1:]
+    if question.parameters_min is not None or question.parameters_max is not None:
+        yield '"total":'
 
 
 def _names(summary: Summary) -> set[str]:
@@ -266,7 +306,10 @@ def _names(summary: Summary) -> set[str]:
 
 
 def _languages(summary: Summary) -> set[str]:
-    given = summary.card.language if summary.card is not None else None
+    try:
+        given = _decode_card(summary.card).language
+    except msgspec.DecodeError:
+        given = None
     listed = [given] if isinstance(given, str) else given or []
     tagged = {
         each.lower().removeprefix("language:")

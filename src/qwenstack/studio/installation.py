@@ -23,8 +23,9 @@ from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.ledger.funds import Funds, MemoryFunds, SharedFunds
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.recovery import HEARTBEAT_S, heartbeat, recover
+from qwenstack.studio.ledger.spool import Spool, left_behind
 from qwenstack.studio.ledger.streams import OpenStreams
-from qwenstack.studio.ledger.writes import Run
+from qwenstack.studio.ledger.writes import Run, write_all
 from qwenstack.studio.observers import Observer
 from qwenstack.studio.price_book import PriceShelf, load_shelf
 from qwenstack.studio.serving import Serving
@@ -35,6 +36,7 @@ from qwenstack.studio.tenants import Tenants
 _log = logging.getLogger(__name__)
 
 DATABASE_NAME = "qwenstack.db"
+SPOOL_FOLDER = "spool"
 
 
 class AlreadyRunning(Exception):
@@ -81,7 +83,7 @@ class Installation:
         self.prices: PriceShelf = load_shelf(
             *(Path(folder).expanduser() for folder in settings.prices.folders)
         )
-        self.journal = Journal(database)
+        self.journal = Journal(database, Spool(home / SPOOL_FOLDER, worker_id))
         self.funds: Funds = (
             SharedFunds(self.journal, worker_id) if self.shared else MemoryFunds(self.journal)
         )
@@ -139,13 +141,16 @@ class Installation:
         worker_id, alone = self.worker_id, not self.shared
 
         def act(connection: Connection) -> int:
+            # Whole bills first: the saved stream of the same request is then settled already.
+            write_all(connection, bills)
             settled = recover(connection, alone=alone)
             heartbeat(connection, worker_id)
-            return settled
+            return settled + len(bills)
 
-        settled = await self.journal.submit(Run(act))
+        with left_behind(self.home / SPOOL_FOLDER) as bills:
+            settled = await self.journal.submit(Run(act))
         if settled:
-            _log.info("settled %s streams that a dead process had under way", settled)
+            _log.info("settled %s requests that a dead process had under way", settled)
 
     async def _live_regularly(self) -> None:
         while True:

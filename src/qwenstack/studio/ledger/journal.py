@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage.database import is_gone
+from qwenstack.studio.ledger.spool import Spool
 from qwenstack.studio.ledger.writes import Settle, Write, write_all
 
 _log = logging.getLogger(__name__)
@@ -42,16 +43,19 @@ class Journal:
     """Writes to the database in order, in batches, each acknowledged once it is durable.
 
     When the database goes away, what was handed in stays and is tried again until it is back:
-    nothing that was accepted is lost while the process lives. `healthy` is False meanwhile, and
-    callers should stop taking on new work.
+    nothing that was accepted is lost while the process lives, and with a `spool` no bill is lost
+    when it is killed, either. `healthy` is False meanwhile, and callers should stop taking on new
+    work.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, spool: Spool | None = None) -> None:
         self._engine = engine
+        self._spool = spool
         self._pending: deque[_Pending] = deque()
         self._wake = threading.Condition()
         self._closing = False
         self._failure: str | None = None
+        self._kept: list[Write] = []
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -97,7 +101,12 @@ class Journal:
             self._closing = True
             self._wake.notify()
         self._thread.join(timeout_s)
-        return [pending.write for pending in self._pending]
+        left = [pending.write for pending in self._pending]
+        if self._spool is not None:
+            if not self._thread.is_alive():
+                self._keep()
+            self._spool.close()
+        return left
 
     def _run(self) -> None:
         delay_s = _RETRY_FIRST_S
@@ -152,6 +161,8 @@ class Journal:
             _log.info("the database is back", extra={"event": "journal_recovered"})
             self._failure = None
         self._drop(len(batch))
+        if self._spool is not None and self._spool.holds:
+            self._keep()
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, object]]] = {}
         for pending, result in zip(batch, results, strict=True):
             by_loop.setdefault(pending.loop, []).append((pending, result))
@@ -182,7 +193,23 @@ class Journal:
                 "the database cannot be written to: %s", error.orig, extra={"event": "journal_lost"}
             )
         self._failure = str(error.orig)
+        self._keep()
         self._tell_the_waiting()
+
+    def _keep(self) -> None:
+        """Have on the disk what waits for the database."""
+        if self._spool is None:
+            return
+        with self._wake:
+            writes = [pending.write for pending in self._pending]
+        if writes == self._kept:
+            return
+        try:
+            self._spool.keep(writes)
+            self._kept = writes
+        except OSError as error:
+            # The bills are in memory still; whoever operates this must know that a kill costs them.
+            _log.critical("bills that wait for the database cannot be kept on disk: %s", error)
 
     def _tell_the_waiting(self) -> None:
         """Let those go who wait for too long; their writes stay."""

@@ -1,0 +1,150 @@
+"""Bills that wait while the database is away, on the disk beside it: a kill in between loses none.
+
+Each process has a file of its own and holds its lock. What a dead process left is written to the
+ledger by the next one that starts; a bill that had reached the database after all changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from qwenstack.studio.ledger.entries import Entry
+from qwenstack.studio.ledger.writes import Forget, Post, Reverse, Settle, Write
+
+_log = logging.getLogger(__name__)
+
+_SUFFIX: Final = ".bills"
+# A checkpoint is overtaken by the next, and an act cannot be written down: neither is a bill.
+_KEPT: Final = (Settle, Reverse, Post, Forget)
+
+
+class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One write as a line: one of the fields is set."""
+
+    settle: Settle | None = None
+    reverse: Reverse | None = None
+    post: Entry | None = None
+    forget: Forget | None = None
+
+
+class Spool:
+    """One process's file. Opening it takes its lock, which goes with the process."""
+
+    def __init__(self, folder: Path, worker_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{worker_id}{_SUFFIX}"
+        self._lock: IO[bytes] = _lock_path(self._path).open("ab")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._holds = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is kept."""
+        return self._holds
+
+    def keep(self, writes: Sequence[Write]) -> None:
+        """Replace what is kept by `writes`, durably. Raises OSError where the disk is full, too."""
+        lines = [msgspec.json.encode(_kept(write)) for write in writes if isinstance(write, _KEPT)]
+        if not lines:
+            self.clear()
+            return
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("wb") as file:
+            file.write(b"\n".join(lines) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        _sync(self._path.parent)
+        self._holds = True
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        if self._holds:
+            self._path.unlink(missing_ok=True)
+            self._holds = False
+
+    def close(self) -> None:
+        """Let go of the lock; a file that still holds bills is left for the next process."""
+        if not self._holds:
+            _lock_path(self._path).unlink(missing_ok=True)
+        self._lock.close()
+
+
+@contextlib.contextmanager
+def left_behind(folder: Path) -> Iterator[list[Write]]:
+    """What dead processes kept, oldest first; their files go when the block ends without an error.
+
+    Files whose process lives are left alone. A line that cannot be read is logged and stays on the
+    disk, under another name.
+    """
+    writes: list[Write] = []
+    with contextlib.ExitStack() as locks:
+        for lock in folder.glob("*.lock"):  # of processes that died and kept nothing
+            path = lock.with_suffix(_SUFFIX)
+            if not path.exists() and _take(path, locks):
+                lock.unlink(missing_ok=True)
+        taken = [path for path in sorted(folder.glob(f"*{_SUFFIX}")) if _take(path, locks)]
+        for path in taken:
+            writes += _read(path)
+        yield writes
+        for path in taken:
+            path.unlink(missing_ok=True)
+            _lock_path(path).unlink(missing_ok=True)
+
+
+def _take(path: Path, locks: contextlib.ExitStack) -> bool:
+    lock = locks.enter_context(_lock_path(path).open("ab"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(path: Path) -> list[Write]:
+    found: list[Write] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            kept = msgspec.json.decode(line, type=_Kept)
+        except msgspec.MsgspecError:
+            _log.critical("%s: line %s is no bill; the file is kept beside", path, number)
+            with contextlib.suppress(OSError):
+                os.link(path, path.with_suffix(".damaged"))
+            continue
+        post = Post(kept.post) if kept.post is not None else None
+        if write := kept.settle or kept.reverse or kept.forget or post:
+            found.append(write)
+    return found
+
+
+def _kept(write: Write) -> _Kept:
+    match write:
+        case Settle():
+            return _Kept(settle=write)
+        case Reverse():
+            return _Kept(reverse=write)
+        case Post(entry):
+            return _Kept(post=entry)
+        case Forget():
+            return _Kept(forget=write)
+    raise TypeError(f"{type(write).__name__} is not kept")
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

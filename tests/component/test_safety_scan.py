@@ -10,6 +10,7 @@ import pickle
 import resource
 import struct
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,11 +19,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 
 from qwenstack.hub.safety.confined import ConfinedError, Limits, run_confined
 from qwenstack.hub.safety.findings import Scan
 from qwenstack.hub.safety.policy import PolicyError, default_policy, load_policy
-from qwenstack.hub.safety.records import SafetyInspector, quarantine, read_scan, release
+from qwenstack.hub.safety.records import SafetyInspector, quarantine, read_scans, release
 from qwenstack.hub.safety.rendering import Rendered, RenderRequest
 from qwenstack.hub.safety.scanner import scan
 from qwenstack.storage.database import open_database
@@ -203,8 +205,18 @@ class File(msgspec.Struct, frozen=True):
     sha256: str
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path / 'hub.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
+
+
 def test_a_commit_with_a_refused_file_is_told_why_and_each_content_is_scanned_once(
-    tmp_path: Path,
+    database: Engine,
 ) -> None:
     contents = {
         "model.bin": pickle.dumps(COMMAND),
@@ -219,7 +231,6 @@ def test_a_commit_with_a_refused_file_is_told_why_and_each_content_is_scanned_on
         opened.append(file.path)
         return io.BytesIO(contents[file.path])
 
-    database = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
     inspector = SafetyInspector(database)
     refusal, held = inspector.inspect(files, open_file)
     assert refusal.startswith("model.bin: it is a pickle; it imports what runs commands")
@@ -232,18 +243,17 @@ def test_a_commit_with_a_refused_file_is_told_why_and_each_content_is_scanned_on
     contents["x.pt"] = contents["README.md"]
     assert "[pickle-name]" in inspector.inspect([renamed], open_file)[0]
     with database.connect() as connection:
-        assert read_scan(connection, "README.md", files[3].sha256) == Scan("clean", ())
-    database.dispose()
+        shown = read_scans(connection, files)
+        assert (shown["README.md"], shown["code.py"].verdict) == (Scan("clean", ()), "suspicious")
 
 
 def test_what_an_operator_lets_out_of_quarantine_is_taken_and_what_is_refused_is_not(
-    tmp_path: Path,
+    database: Engine,
 ) -> None:
     contents = {"m.h5": b"\x89HDF\r\n\x1a\n" + bytes(10), "x": pickle.dumps([1])}
     held, refused = (
         File(path, len(raw), hashlib.sha256(raw).hexdigest()) for path, raw in contents.items()
     )
-    database = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
     inspector = SafetyInspector(database)
 
     def open_file(file: File) -> BinaryIO:
@@ -258,7 +268,6 @@ def test_what_an_operator_lets_out_of_quarantine_is_taken_and_what_is_refused_is
         assert quarantine(connection) == []
     assert inspector.inspect([held], open_file) == []
     assert inspector.inspect([refused], open_file)
-    database.dispose()
 
 
 def test_an_operator_changes_single_rules(tmp_path: Path) -> None:

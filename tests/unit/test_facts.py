@@ -13,7 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from qwenstack.hub.facts import Facts, LicenceFacts, compute, read_facts, write_facts
+from qwenstack.hub.facts import (
+    Facts,
+    LicenceFacts,
+    compute,
+    obtain_facts,
+    read_facts,
+    write_facts,
+)
 from qwenstack.hub.formats.config import ModelConfig
 from qwenstack.hub.formats.counting import expected_parameters
 from qwenstack.hub.formats.safetensors import DTYPE_BITS
@@ -225,6 +232,10 @@ def test_a_gguf_release_is_told_from_its_header() -> None:
     assert found.quantisation.value == "Q8_0"
     assert found.relation is not None
     assert found.relation.source == "inferred: it holds GGUF files only"
+    card = CARD.replace(b"apache-2.0", b"mit")
+    found = facts({"README.md": card, "model.gguf": gguf()})
+    (contradicted,) = [c for c in found.claims if "general.license" in c.claimed_in]
+    assert (contradicted.claimed, contradicted.verdict) == ("Apache-2.0", "contradict")
 
 
 def test_an_adapter_names_the_base_that_it_was_trained_on() -> None:
@@ -274,6 +285,9 @@ def test_stored_facts_are_the_facts(tmp_path: Path) -> None:
         assert read_facts(connection, "d" * 64) is None
         write_facts(connection, "d" * 64, found)
         assert read_facts(connection, "d" * 64) == found
+    nothing: tuple[File, ...] = ()
+    kept = obtain_facts(database, "d" * 64, nothing, lambda _file: io.BytesIO())
+    assert kept == found
     database.dispose()
 
 

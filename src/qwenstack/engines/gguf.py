@@ -20,7 +20,7 @@ _KEYS_MAX: Final = 4096
 _TENSORS_MAX: Final = 65_536
 _KEY_BYTES_MAX: Final = 65_535  # the specification's own limit
 _STRING_BYTES_MAX: Final = 4 * 1024 * 1024
-_ARRAY_ITEMS_MAX: Final = 4_000_000
+_ARRAY_ITEMS_MAX: Final = 4_000_000  # of all arrays together
 _DIMENSIONS_MAX: Final = 4
 _ALIGNMENT_MAX: Final = 65_536
 _SHARDS_MAX: Final = 1_000
@@ -204,6 +204,7 @@ class _Reader:
         self._file_bytes = file_bytes
         self._left = min(file_bytes, _HEADER_BYTES_MAX)
         self._allowed = self._left
+        self._items_left = _ARRAY_ITEMS_MAX
 
     def header(self) -> GgufHeader:
         version = self._preamble()
@@ -324,7 +325,8 @@ class _Reader:
         if kind != _ARRAY:
             return self._scalar(key, kind)
         item = self._u32()
-        count = self._bounded(f"length of {key!r}", self._u64(), _ARRAY_ITEMS_MAX)
+        count = self._bounded(f"length of {key!r}", self._u64(), self._items_left)
+        self._items_left -= count
         if item == _STRING:
             for _ in range(count):
                 self._skip(self._u64(), key)

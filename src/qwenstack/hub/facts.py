@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Final, Literal, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from qwenstack.core.instants import now_us
 from qwenstack.core.licences import declared, recognise
@@ -193,7 +193,9 @@ class _Release:
             languages=card.language[:200],
             claims=tuple(
                 claim
-                for claim in self._claims(card, config, adapter, count, licence, active, context)
+                for claim in self._claims(
+                    card, config, adapter, count, layouts, licence, active, context
+                )
                 if claim is not None
             ),
             card_findings=tuple(card_findings),
@@ -210,21 +212,30 @@ class _Release:
         config: ModelConfig | None,
         adapter: AdapterConfig | None,
         count: Count | None,
+        layouts: dict[str, GgufLayout],
         licence: LicenceFacts,
         active: Number | None,
         context: Number | None,
     ) -> Iterable[Claim | None]:
+        known = licence.declared_id
         if licence.declared is not None or licence.file is not None:
-            said = licence.declared_id or licence.declared_name or licence.declared
+            said = known or licence.declared_name or licence.declared
             yield compare("licence", said, "the card", licence.file_id, licence.file or "no file")
+        for path in _one_gguf(layouts)[:1]:
+            stated = layouts[path].values.get("general.license")
+            if isinstance(stated, str) and known is not None:
+                same = declared(stated, None)
+                yield compare(
+                    "licence", same.id if same else stated[:100], f"{path}: general.license",
+                    known, "the card",
+                )  # fmt: skip
         if config is not None and count is not None and adapter is None:
             yield from config_claims(config, count)
         context_tokens = context.value if context else None
         yield from body_claims(card, count, active.value if active else None, context_tokens)
         if adapter is not None and adapter.base_model is not None and card.base_model:
-            known = adapter.base_model in card.base_model
             found = adapter.base_model
-            said = found if known else ", ".join(card.base_model)
+            said = found if found in card.base_model else ", ".join(card.base_model)
             yield compare("base model", said, "the card", found, "adapter_config.json")
         declared_relation = card.base_model_relation
         shown = _shown_relation(adapter, config)
@@ -502,6 +513,26 @@ def write_facts(connection: Connection, manifest_digest: str, found: Facts) -> N
         "computed_us": now_us(),
     }
     replace_in(connection, facts_table, [row])
+
+
+def obtain_facts(
+    database: Engine,
+    manifest_digest: str,
+    manifest: Sequence[_F],
+    open_file: Callable[[_F], BinaryIO],
+    *,
+    kind: str = "model",
+    exists: Callable[[str], bool | None] | None = None,
+) -> Facts:
+    """The facts of a release: the stored ones, else computed now and kept. Blocking."""
+    with database.connect().execution_options(read_only=True) as connection:
+        known = read_facts(connection, manifest_digest)
+    if known is not None:
+        return known
+    found = compute(manifest, open_file, kind=kind, exists=exists)
+    with database.begin() as connection:
+        write_facts(connection, manifest_digest, found)
+    return found
 
 
 class _Version(msgspec.Struct):

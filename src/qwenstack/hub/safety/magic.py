@@ -22,14 +22,13 @@ _STARTS: Final[tuple[tuple[bytes, Kind], ...]] = (
     (b"\xca\xfe\xba\xbe", "native"),  # also Java's classes
     (b"\xca\xfe\xba\xbf", "native"),
     (b"\0asm", "native"),
-    (b"dex\n", "native"),
+    (b"dex\n03", "native"),
     (b"MZqFpD", "native"),  # Actually Portable Executables: llamafile
     (b"!<arch>\n", "native"),
     (b"PK\x03\x04", "zip"),
     (b"PK\x05\x06", "zip"),
     (b"PK\x07\x08", "zip"),
     (b"\x1f\x8b", "gzip"),
-    (b"BZh", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
     (b"7z\xbc\xaf\x27\x1c", "opaque-archive"),
     (b"Rar!\x1a\x07", "opaque-archive"),
@@ -75,6 +74,8 @@ def recognise(head: bytes) -> Kind | None:
         return "hdf5"
     if is_tar_header(head[:512]):
         return "tar"
+    if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "bzip2"
     if head[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"):
         return "zlib"
     return None

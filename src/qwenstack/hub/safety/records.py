@@ -49,20 +49,27 @@ def scanner_of(path: str) -> str:
     return f"{SCANNER}:{file_kind(path)}"
 
 
-def read_scan(
-    connection: Connection, path: str, sha256: str, policy: Policy | None = None
-) -> Scan | None:
-    """What this scanner found in the content when it was scanned under such a name, or None.
+def read_scans(
+    connection: Connection, files: Iterable[HubFile], policy: Policy | None = None
+) -> dict[str, Scan]:
+    """What this scanner found in these files, by path; a file that it hasn't seen is left out.
 
     The findings are stored; the verdict on them is by `policy`, the default rules without one.
     """
-    query = select(scans.c.findings).where(
-        scans.c.sha256 == sha256, scans.c.scanner == scanner_of(path)
-    )
-    document: str | None = connection.scalar(query)
-    if document is None:
-        return None
-    return (policy or default_policy()).judge(_findings.decode(document))
+    rules = policy or default_policy()
+    listed = list(files)
+    found: dict[str, Scan] = {}
+    for start in range(0, len(listed), _BATCH):
+        batch = listed[start : start + _BATCH]
+        query = select(scans.c.sha256, scans.c.scanner, scans.c.findings).where(
+            scans.c.sha256.in_({file.sha256 for file in batch})
+        )
+        stored = {(row.sha256, row.scanner): row.findings for row in connection.execute(query)}
+        for file in batch:
+            document = stored.get((file.sha256, scanner_of(file.path)))
+            if document is not None:
+                found[file.path] = rules.judge(_findings.decode(document))
+    return found
 
 
 def write_scans(connection: Connection, found: Iterable[tuple[HubFile, Scan]]) -> None:
@@ -120,6 +127,13 @@ def release(connection: Connection, sha256: str) -> bool:
     return True
 
 
+def _released(connection: Connection, files: Sequence[HubFile]) -> set[str]:
+    query = select(scans.c.sha256).where(
+        scans.c.sha256.in_({file.sha256 for file in files}), scans.c.scanner == _RELEASED
+    )
+    return set(connection.scalars(query))
+
+
 class SafetyInspector:
     """Scans the files of a commit before the branch moves; fits the hub's port for inspectors.
 
@@ -139,10 +153,12 @@ class SafetyInspector:
         refusals: list[str] = []
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
-            known, released = self._known(batch)
+            with self._database.connect().execution_options(read_only=True) as connection:
+                known = read_scans(connection, batch, self._policy)
+                released = _released(connection, batch)
             new: list[tuple[_F, Scan]] = []
             for entry in batch:
-                found = known.get((entry.sha256, scanner_of(entry.path)))
+                found = known.get(entry.path)
                 if found is None:
                     found = self._scan(entry, open_file)
                     new.append((entry, found))
@@ -152,22 +168,6 @@ class SafetyInspector:
             if len(refusals) >= _REFUSALS_SHOWN_MAX:
                 break
         return refusals[:_REFUSALS_SHOWN_MAX]
-
-    def _known(self, entries: Sequence[_F]) -> tuple[dict[tuple[str, str], Scan], set[str]]:
-        """The stored scans by content and scanner, and the contents that are released."""
-        query = select(scans.c.sha256, scans.c.scanner, scans.c.findings).where(
-            scans.c.sha256.in_({entry.sha256 for entry in entries})
-        )
-        known: dict[tuple[str, str], Scan] = {}
-        released: set[str] = set()
-        with self._database.connect().execution_options(read_only=True) as connection:
-            for row in connection.execute(query):
-                if row.scanner == _RELEASED:
-                    released.add(row.sha256)
-                elif row.scanner.startswith(f"{SCANNER}:"):
-                    findings = _findings.decode(row.findings)
-                    known[row.sha256, row.scanner] = self._policy.judge(findings)
-        return known, released
 
     def _scan(self, entry: _F, open_file: Callable[[_F], BinaryIO]) -> Scan:
         return scan(entry.path, entry.size, lambda: open_file(entry), policy=self._policy)

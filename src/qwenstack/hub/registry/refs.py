@@ -6,6 +6,7 @@ import re
 
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from qwenstack.hub.errors import BadRequest, Conflict, Forbidden, RevisionNotFound
 from qwenstack.hub.registry.paths import shown
@@ -73,15 +74,18 @@ def create_ref(
     message: str | None = None,
 ) -> None:
     """Make a ref. Raises Conflict when it exists."""
+    taken = Conflict(f"{shown(short_name(name))} exists already in this repo.")
     if find_ref(connection, repo_id, name) is not None:
-        raise Conflict(f"{shown(short_name(name))} exists already in this repo.")
+        raise taken
     if len(list_refs(connection, repo_id)) >= REFS_MAX:
         raise Forbidden(f"The repo has {REFS_MAX} refs, the most that the hub keeps.")
-    connection.execute(
-        insert(refs).values(
-            repo_id=repo_id, name=name, commit_oid=commit_oid, message=message, updated_us=at_us
-        )
+    row = insert(refs).values(
+        repo_id=repo_id, name=name, commit_oid=commit_oid, message=message, updated_us=at_us
     )
+    try:
+        connection.execute(row)
+    except IntegrityError as error:  # somebody else was quicker
+        raise taken from error
 
 
 def move_ref(

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import msgspec
 from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.hub.errors import BadRequest, Conflict
@@ -149,7 +150,10 @@ def create_repo(
         likes=0,
         summary="{}",
     )
-    connection.execute(insert(repos).values(key=key, **msgspec.structs.asdict(repo)))
+    try:
+        connection.execute(insert(repos).values(key=key, **msgspec.structs.asdict(repo)))
+    except IntegrityError as error:  # somebody else was quicker
+        raise _taken(name) from error
     return repo
 
 
@@ -161,7 +165,10 @@ def move_repo(connection: Connection, repo: Repo, name: str) -> None:
         _check_free(connection, new, name)
         connection.execute(delete(repo_redirects).where(repo_redirects.c.key.in_((old, new))))
         connection.execute(insert(repo_redirects).values(key=old, repo_id=repo.id))
-    connection.execute(update(repos).where(repos.c.id == repo.id).values(name=name, key=new))
+    try:
+        connection.execute(update(repos).where(repos.c.id == repo.id).values(name=name, key=new))
+    except IntegrityError as error:
+        raise _taken(name) from error
 
 
 def change_settings(
@@ -196,7 +203,11 @@ def delete_repo(connection: Connection, repo: Repo) -> None:
 
 def _check_free(connection: Connection, key: str, name: str) -> None:
     if connection.scalar(select(repos.c.id).where(repos.c.key == key)) is not None:
-        raise Conflict(f"You already created this repo, or somebody did: {name!r} exists.")
+        raise _taken(name)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"You already created this repo, or somebody did: {name!r} exists.")
 
 
 def _children() -> list[Table]:

@@ -80,7 +80,7 @@ def _find_oid(connection: Connection, repo_id: str, revision: str) -> str | None
     query = select(refs.c.name, refs.c.commit_oid).where(
         refs.c.repo_id == repo_id, refs.c.name.in_(names)
     )
-    by_name: dict[str, str] = dict(connection.execute(query).tuples().all())
+    by_name: dict[str, str] = {row.name: row.commit_oid for row in connection.execute(query)}
     for name in names:
         if name in by_name:
             return by_name[name]

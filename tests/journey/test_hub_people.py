@@ -401,6 +401,32 @@ def test_pages_show_a_session_what_it_may_see_and_take_no_foreign_form(
     assert alice.model_info("alice/inside").likes == 1
 
 
+def test_a_pull_request_and_a_request_for_access_are_decided_on_pages(
+    hub: RunningHub, alice: HfApi, bob: HfApi
+) -> None:
+    name, own = "alice/decided", {"Origin": hub.url}
+    publish(alice, name)
+    card = CommitOperationAdd("README.md", CARD.replace("A model", "Better").encode())
+    bob.create_commit(name, [card], commit_message="Better words", create_pr=True)
+    owner, guest = session(hub, hub.token), session(hub, hub.other)
+    page = f"/{name}/discussions/1"
+    assert status(hub, f"{page}/merge", cookie=guest, form="", headers=own) == 403
+    assert status(hub, f"{page}/closed", cookie=guest, form="", headers=own) == 200
+    assert status(hub, f"{page}/merge", cookie=owner, form="", headers=own) == 409
+    assert status(hub, f"{page}/open", cookie=owner, form="", headers=own) == 200
+    assert status(hub, f"{page}/merge", cookie=owner, form="", headers=own) == 200
+    assert alice.get_discussion_details(name, 1).status == "merged"
+    assert alice.model_info(name).sha == alice.get_discussion_details(name, 1).merge_commit_oid
+    alice.update_repo_settings(name, gated="manual")
+    assert status(hub, f"/{name}/ask-access", cookie=guest, form="", headers=own) == 200
+    assert status(hub, f"/{name}/access", cookie=guest) == 403
+    assert status(hub, f"/{name}/access", cookie=owner) == 200
+    accept = f"/{name}/access/accepted"
+    assert status(hub, accept, cookie=guest, form="user=bob", headers=own) == 403
+    assert status(hub, accept, cookie=owner, form="user=bob", headers=own) == 200
+    bob.auth_check(name)
+
+
 def test_the_family_tree_is_a_page_an_svg_and_json(hub: RunningHub, alice: HfApi) -> None:
     publish(alice, "alice/parent")
     child = CARD.replace("tags:", "base_model: alice/parent\nbase_model_relation: finetune\ntags:")

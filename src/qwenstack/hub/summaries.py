@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import islice
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from qwenstack.hub import cards
 from qwenstack.hub.cards import Card
@@ -20,6 +20,7 @@ from qwenstack.hub.hub import CommitListener, Describe, Hub
 from qwenstack.hub.registry.manifests import Entry, Manifest, find_entry
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo, write_summary
 from qwenstack.hub.registry.revisions import HEADS, MAIN, Commit, read_files
+from qwenstack.storage.hub_tables import repos
 
 # A card that is longer is shown by none of the lists.
 _CARD_BYTES_MAX = 1024 * 1024
@@ -106,6 +107,25 @@ def summary_listener(hub: Hub) -> CommitListener:
             write_summary(connection, repo.id, document)
 
     return listen
+
+
+class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the weights say of a model's parent, as `lineage --json` does."""
+
+    parent: str | None
+    relation: str
+    confidence: float
+    verdict: str
+
+
+def note_lineage(connection: Connection, repo_id: str, lineage: Lineage) -> None:
+    """Let the pages and the tree show a lineage; the next push to main forgets it again."""
+    document = connection.scalar(
+        select(repos.c.summary).where(repos.c.id == repo_id).with_for_update()
+    )
+    summary = msgspec.json.decode(document or "{}", type=dict[str, object])
+    summary["lineage"] = msgspec.to_builtins(lineage)
+    write_summary(connection, repo_id, msgspec.json.encode(summary).decode())
 
 
 def reader(hub: Hub) -> ReadEntry:

@@ -208,7 +208,7 @@ class _Discussions:
         def write(connection: Connection) -> Event:
             discussion = self._find(connection, repo, request)
             event, _ = discussions.find_comment(connection, discussion, event_id)
-            _own_or_write(identity, repo, event.author)
+            own_or_write(identity, repo, event.author)
             return discussions.hide_comment(connection, discussion, event_id, by=_account(identity))
 
         return await self._answer("updatedComment", write)
@@ -219,7 +219,7 @@ class _Discussions:
 
         def write(connection: Connection) -> Event:
             discussion = self._find(connection, repo, request)
-            _own_or_write(identity, repo, discussion.author)
+            own_or_write(identity, repo, discussion.author)
             return discussions.rename(
                 connection, discussion, author=_account(identity), title=words.title or ""
             )
@@ -232,7 +232,7 @@ class _Discussions:
 
         def write(connection: Connection) -> Event:
             discussion = self._find(connection, repo, request)
-            _own_or_write(identity, repo, discussion.author)
+            own_or_write(identity, repo, discussion.author)
             if words.comment:
                 discussions.add_comment(
                     connection, discussion, author=_account(identity), text=words.comment
@@ -344,7 +344,7 @@ def _account(identity: Identity) -> str:
     return str(identity.account)
 
 
-def _own_or_write(identity: Identity, repo: Repo, owner: str) -> None:
+def own_or_write(identity: Identity, repo: Repo, owner: str) -> None:
     """Raises Forbidden for what neither is the caller's own nor on a repo that they may change."""
     if identity.account != owner:
         refuse(may(identity, repo, "write", accepted=True))

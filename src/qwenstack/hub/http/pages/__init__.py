@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from qwenstack.hub.http.pages import family_page, front, namespace, release, session, talk
+from qwenstack.hub.http.pages import (
+    access_requests,
+    family_page,
+    front,
+    namespace,
+    release,
+    session,
+    talk,
+)
 from qwenstack.hub.http.pages.shell import Shell
 from qwenstack.hub.hub import Hub
 
@@ -17,6 +25,7 @@ def routes(hub: Hub) -> list[web.RouteDef]:
         *family_page.routes(shell),
         *front.routes(shell),
         *talk.routes(shell),
+        *access_requests.routes(shell),
         *release.routes(shell),
         *namespace.routes(shell),
     ]

@@ -62,6 +62,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     liked: bool
     request: AccessRequest | None
     readable: bool
+    ruled: bool
     signed: bool
 
 
@@ -191,6 +192,7 @@ def read_release(
         liked=account is not None and likes.likes_it(connection, repo.id, account),
         request=gates.find_request(connection, repo, account) if account else None,
         readable=hub.authority.decide(viewer, repo, "read").allowed,
+        ruled=hub.authority.decide(viewer, repo, "admin").allowed,
         signed=find_entry(files, "model.sig") is not None,
     )
 

@@ -13,8 +13,10 @@ from qwenstack.hub.accounts.directory import Account, accounts_named
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import Action, may
 from qwenstack.hub.discussions import PAGE, Comment, Discussion, Event, Page
+from qwenstack.hub.errors import HubError
 from qwenstack.hub.http.access import repo_kind, repo_name
-from qwenstack.hub.http.discussions import Talk, read_talk
+from qwenstack.hub.http.announce import announce
+from qwenstack.hub.http.discussions import Talk, merge_pull_request, own_or_write, read_talk
 from qwenstack.hub.http.markdown import render
 from qwenstack.hub.http.pages.shell import (
     DATASET_PAGE,
@@ -25,6 +27,7 @@ from qwenstack.hub.http.pages.shell import (
     repo_path,
 )
 from qwenstack.hub.pull_requests import diff_text
+from qwenstack.hub.registry.commits import Pushed
 from qwenstack.hub.registry.manifests import Entry
 from qwenstack.hub.registry.repos import Repo
 
@@ -40,6 +43,7 @@ def routes(shell: Shell) -> list[web.RouteDef]:
             web.post(page + "/discussions", shell.page(handlers.open)),
             web.get(one, shell.page(handlers.show)),
             web.post(one, shell.page(handlers.comment)),
+            web.post(one + "/{act:open|closed|merge}", shell.page(handlers.change)),
         ]
     return found
 
@@ -108,6 +112,8 @@ class _Talks:
             talk=talk,
             events=[(event, _words(event)) for event in talk.events],
             diff=diff,
+            may_merge=may(viewer, repo, "write", accepted=True).allowed,
+            may_change=_may_change(viewer, repo, talk.discussion),
             may_talk=may(viewer, repo, "discuss", accepted=True).allowed,
         )
 
@@ -149,6 +155,33 @@ class _Talks:
         repo = await asyncio.to_thread(write)
         return go_to(f"{repo_path(repo)}/discussions/{number}")
 
+    async def change(self, request: web.Request) -> web.Response:
+        """Open, close or merge."""
+        actor = await self._shell.actor(request)
+        hub = self._shell.hub
+        number, act = int(request.match_info["number"]), request.match_info["act"]
+
+        def write() -> tuple[Repo, tuple[str, Pushed] | None]:
+            with hub.database.begin() as connection:
+                action: Action = "write" if act == "merge" else "discuss"
+                repo = self._find(connection, actor, request, action)
+                discussion = discussions.find_discussion(connection, repo.id, number)
+                who = str(actor.account)
+                if act != "merge":
+                    own_or_write(actor, repo, discussion.author)
+                    discussions.change_status(connection, discussion, author=who, status=act)
+                    return repo, None
+                target, made = merge_pull_request(connection, repo, discussion, actor.name)
+                discussions.record_merge(
+                    connection, discussion, author=who, commit_oid=made.commit.oid
+                )
+                return repo, (target, made)
+
+        repo, merged = await asyncio.to_thread(write)
+        if merged is not None and merged[1].changed:
+            await announce(hub, repo, merged[0], merged[1].commit.oid)
+        return go_to(f"{repo_path(repo)}/discussions/{number}")
+
     def _find(
         self, connection: Connection, viewer: Identity, request: web.Request, action: Action
     ) -> Repo:
@@ -158,6 +191,14 @@ class _Talks:
 
     def _reading(self) -> Connection:
         return self._shell.hub.database.connect().execution_options(read_only=True)
+
+
+def _may_change(viewer: Identity, repo: Repo, discussion: Discussion) -> bool:
+    try:
+        own_or_write(viewer, repo, discussion.author)
+    except HubError:
+        return False
+    return may(viewer, repo, "discuss", accepted=True).allowed
 
 
 def _words(event: Event) -> Markup | None:

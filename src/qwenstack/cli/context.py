@@ -7,14 +7,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
-from sqlalchemy import Connection
 
-from qwenstack.studio.installation import prepare
 from qwenstack.studio.settings import CONFIGURATION_NAME, Settings, home_folder, load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# What only some commands need is imported where it is needed: the rest start faster.
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -52,6 +55,8 @@ def model_cache(home: Path) -> Path:
 @contextmanager
 def ledger_connection(home: Path | None) -> Iterator[Connection]:
     """A transaction on the home's database; commits at the end."""
+    from qwenstack.studio.installation import prepare
+
     folder = resolve_home(home)
     database = prepare(read_settings(folder), folder)
     try:

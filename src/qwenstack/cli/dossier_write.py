@@ -14,14 +14,12 @@ from rich.table import Table
 from qwenstack.catalog.load import load
 from qwenstack.catalog.which import which
 from qwenstack.cli.context import home_option, json_option, resolve_home
-from qwenstack.cli.hub_files import files_of
 from qwenstack.core.evidence import Evidence
 from qwenstack.dossier.compose import compose
 from qwenstack.dossier.document import Document
 from qwenstack.dossier.gather.catalogue import from_answer
 from qwenstack.dossier.gather.decisions import from_decisions
 from qwenstack.dossier.gather.evaluation import from_lm_eval
-from qwenstack.dossier.gather.release import Release, from_release
 from qwenstack.dossier.gather.studio import StudioError, from_studio
 from qwenstack.dossier.render import render_all
 from qwenstack.dossier.seal import SIGNATURE_NAME, document_json, load_key, sign
@@ -138,6 +136,9 @@ def _gather(
 def _from_files(
     reference: str, revision: str, model_key: Path | None, home: Path | None
 ) -> list[Evidence]:
+    from qwenstack.cli.hub_files import files_of
+    from qwenstack.dossier.gather.release import Release, from_release
+
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     with (
         files_of(reference, "model", revision, None, home) as found,

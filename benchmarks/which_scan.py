@@ -73,8 +73,8 @@ def main() -> None:
         make(tree, arguments.files)
     patterns = "|".join(re.escape(each) for each in NEEDLES)
     rg = ["rg", "--hidden", "-i", "-l", "-e", patterns, str(tree)]
-    ours = [sys.executable, "-m", "qwenstack.cli.main", "which", "--scan", str(tree), "--json"]
-    found = json.loads(subprocess.run(ours, check=True, capture_output=True).stdout)
+    ours = [sys.executable, "-m", "qwenstack.cli.main", "which", "--scan", str(tree)]
+    found = json.loads(subprocess.run([*ours, "--json"], check=True, capture_output=True).stdout)
     listed = subprocess.run(rg, check=False, capture_output=True).stdout.count(b"\n")
     pairs = [(timed(rg), timed(ours)) for _ in range(arguments.runs)]
     theirs, us = (statistics.median(each) for each in zip(*pairs, strict=True))

@@ -256,7 +256,7 @@ def test_filter_finds_exactly_the_files_that_hold_a_needle(
     wanted = {
         path for path in paths if any(each in Path(path).read_text().lower() for each in NEEDLES)
     }
-    assert {each.path for each in candidates(paths, Tally())} == wanted
+    assert {each.path for each in candidates(paths, Tally(), file_bytes_max=1 << 23)} == wanted
 
 
 def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def _obligations(answer: Answer, indent: str) -> None:
 
 def print_report(report: Report, decisions: list[Decision]) -> None:
     """Print a scan: a line for each place, and what was not looked at."""
+    lines: list[str] = []
     for number, finding in enumerate(report.findings):
         place, answer = finding.place, finding.answer
         head = f"{place.path}:{place.line}:{place.column}"
@@ -102,7 +103,9 @@ def print_report(report: Report, decisions: list[Decision]) -> None:
             text += f"  ({answer.conflicts[0]})"
         elif answer.suggestions and answer.layer == "unknown":
             text += f"  (did you mean {answer.suggestions[0]}?)"
-        click.echo(text)
+        lines.append(text)
+    if lines:
+        click.echo("\n".join(lines))
     for trouble in report.troubles[:20]:
         click.echo(f"{trouble.path}: not looked at: {trouble.reason}", err=True)
     if len(report.troubles) > 20:

@@ -6,21 +6,27 @@ and what comes back is the places found in it, in order, whoever worked on it.
 
 from __future__ import annotations
 
-import bisect
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from qwenstack.catalog.scan.prefilter import FILE_BYTES_MAX, Candidate, Tally, candidates
 from qwenstack.catalog.scan.walk import Trouble, WalkLimits, walk
 from qwenstack.catalog.which.answer import Answer
 from qwenstack.catalog.which.decide import which
 from qwenstack.catalog.which.index import Index, index
 from qwenstack.catalog.which.mentions import find
 from qwenstack.catalog.which.reading import Setting
+
+if TYPE_CHECKING:
+    from qwenstack.catalog.scan.prefilter import Candidate
+
+FILE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of a longer file, the first part is looked at and the rest is said to be left out."""
 
 PLACES_MAX: Final = 100_000
 _PLACES_PER_FILE_MAX: Final = 2_000
@@ -143,7 +149,9 @@ def _search(
     from functools import partial
     from multiprocessing import get_context
 
-    context = get_context("forkserver" if os.name == "posix" else "spawn")
+    # A fork has the catalogue already; but it is safe only while no other thread holds a lock.
+    alone = threading.active_count() == 1 and sys.platform == "linux"
+    context = get_context("fork" if alone else "spawn")
     with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context) as pool:
         work = partial(search, top=top, file_bytes_max=file_bytes_max)
         try:
@@ -154,6 +162,9 @@ def _search(
 
 def search(paths: Sequence[str], top: str, file_bytes_max: int = FILE_BYTES_MAX) -> Found:
     """The places in `paths`; file names are given relative to `top`."""
+    # Imported here, so that a process that forks has no threads of numpy's.
+    from qwenstack.catalog.scan.prefilter import Tally, candidates
+
     tally = Tally()
     found = index()
     places = [
@@ -168,16 +179,15 @@ def places_in(candidate: Candidate, top: str, found: Index) -> Iterator[Place]:
     """The references in one file's text."""
     text = candidate.data.decode("utf-8", "replace")
     path = candidate.path.removeprefix(top)
-    starts: list[int] | None = None
     prose = path.casefold().endswith(_PROSE)
+    line, counted = 1, 0
     for number, mention in enumerate(find(text, found, prose=prose)):
         if number >= _PLACES_PER_FILE_MAX:
             return
-        if starts is None:
-            starts = _line_starts(text)
-        line = bisect.bisect_right(starts, mention.start)
-        begin = starts[line - 1]
-        end = text.find("\n", begin)
+        line += text.count("\n", counted, mention.start)
+        counted = mention.start
+        begin = text.rfind("\n", 0, mention.start) + 1
+        end = text.find("\n", mention.start)
         yield Place(
             path=path,
             line=line,
@@ -186,15 +196,6 @@ def places_in(candidate: Candidate, top: str, found: Index) -> Iterator[Place]:
             setting=mention.setting,
             text=text[begin : end if end >= 0 else len(text)].strip()[:160],
         )
-
-
-def _line_starts(text: str) -> list[int]:
-    starts = [0]
-    at = text.find("\n")
-    while at >= 0:
-        starts.append(at + 1)
-        at = text.find("\n", at + 1)
-    return starts
 
 
 def _answered(places: list[Place], found: Index) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ is exact: a file that holds a needle is found, and one that doesn't is not.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -20,18 +19,15 @@ import numpy.typing as npt
 from qwenstack.catalog.scan.walk import Trouble
 from qwenstack.catalog.which.mentions import NEEDLES
 
-FILE_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of a longer file, the first part is looked at and the rest is said to be left out."""
-
 _BUFFER_BYTES: Final = 128 * 1024
 _SCRATCH_BYTES: Final = _BUFFER_BYTES
 _PROBE_BYTES: Final = 8 * 1024
 _MARGIN: Final = 16  # zero bytes between files, so that no needle spans two
 
-_EXACT: Final = re.compile("|".join(map(re.escape, NEEDLES)).encode())
-# A needle is found by the first of these sequences that it holds, else by its last hyphen.
-_RARE: Final = ("qw", "qvq", "ngy", "iyu", "hsc", "kyw")
-_HYPHENATED: Final = tuple(n for n in NEEDLES if not any(rare in n for rare in _RARE))
+_EXACT: Final = tuple(needle.encode() for needle in NEEDLES)
+# A needle is found by `qw`, `qv` or `hsc`, else by the bytes around its y or its last hyphen.
+_PLAIN: Final = ("qw", "qv", "hsc")
+_AROUND: Final = ("y", "-")
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -54,9 +50,7 @@ class Tally:
         self.troubles: list[Trouble] = []
 
 
-def candidates(
-    paths: Sequence[str], tally: Tally, *, file_bytes_max: int = FILE_BYTES_MAX
-) -> Iterator[Candidate]:
+def candidates(paths: Sequence[str], tally: Tally, *, file_bytes_max: int) -> Iterator[Candidate]:
     """Yield those of `paths` that hold a needle; count everything in `tally`."""
     buffer = bytearray(_BUFFER_BYTES)
     view = memoryview(buffer)
@@ -135,7 +129,8 @@ def _found(
     for number in np.unique(np.searchsorted(starts, places, side="right") - 1).tolist():
         path, start, stop = spans[max(number, 0)]
         data = bytes(buffer[start:stop])
-        if not _EXACT.search(data.lower()):
+        lower = data.lower()
+        if not any(needle in lower for needle in _EXACT):
             continue
         if 0 in data[:_PROBE_BYTES]:
             tally.binary += 1
@@ -144,37 +139,41 @@ def _found(
 
 
 def _places(folded: Bytes) -> npt.NDArray[np.int64]:
-    """Where a needle may be, in order."""
+    """Where a needle may be."""
     size = len(folded)
     # Arrays that are made once: fresh ones this large cost more than the comparisons.
-    equal, both, mask = _SCRATCH[:-2, :size], _SCRATCH[-2], _SCRATCH[-1, :size]
-    for row, letter in enumerate(_LETTERS):
-        np.equal(folded, ord(letter), out=equal[row])
-    mask[:] = False
-    for rare in _RARE:
-        length = size - len(rare) + 1
-        rows = [_LETTERS.index(letter) for letter in rare]
-        np.logical_and(equal[rows[0]][:length], equal[rows[1]][1 : length + 1], out=both[:length])
-        if len(rare) > 2:
-            both[:length] &= equal[rows[2]][2:]
-        mask[:length] |= both[:length]
-    found = np.flatnonzero(mask)
-    hyphens = np.flatnonzero(equal[_LETTERS.index("-")])
-    hyphens = hyphens[(hyphens > 0) & (hyphens < size - 1)]
-    around = folded[hyphens - 1].astype(np.uint16) << 8 | folded[hyphens + 1]
-    hyphens = hyphens[_AROUND_HYPHEN[around]]
-    return np.sort(np.concatenate((found, hyphens))) if len(hyphens) else found
+    q, w, v, h, s, c, mask, one = (row[:size] for row in _SCRATCH)
+    for letter, row in zip("qwvhsc", (q, w, v, h, s, c), strict=True):
+        np.equal(folded, ord(letter), out=row)
+    w |= v
+    np.logical_and(q[:-1], w[1:], out=mask[:-1])
+    mask[-1] = False
+    np.logical_and(h[:-2], s[1:-1], out=one[:-2])
+    one[:-2] &= c[2:]
+    mask[:-2] |= one[:-2]
+    found = [np.flatnonzero(mask)]
+    for anchor, table in _TABLES:
+        np.equal(folded, ord(anchor), out=one)
+        one[0] = one[-1] = False
+        at = one.nonzero()[0]
+        around = folded[at - 1].astype(np.uint16)
+        around <<= 8
+        around |= folded[at + 1]
+        found.append(at[table[around]])
+    return np.concatenate(found)
 
 
-def _around_hyphen() -> Mask:
-    """For each pair of bytes, whether some needle has them before and after its last hyphen."""
-    table = np.zeros(1 << 16, np.bool_)
-    for needle in _HYPHENATED:
-        at = needle.rindex("-")
-        table[(ord(needle[at - 1]) | 0x20) << 8 | ord(needle[at + 1]) | 0x20] = True
-    return table
+def _tables() -> Iterator[tuple[str, Mask]]:
+    """For each anchor: whether some needle has these two bytes before and after it."""
+    for anchor in _AROUND:
+        table = np.zeros(1 << 16, np.bool_)
+        for needle in NEEDLES:
+            at = needle.rfind(anchor)
+            earlier = _PLAIN + _AROUND[: _AROUND.index(anchor)]
+            if at > 0 and not any(each in needle for each in earlier):
+                table[(ord(needle[at - 1]) | 0x20) << 8 | ord(needle[at + 1]) | 0x20] = True
+        yield anchor, table
 
 
-_LETTERS: Final = "".join(sorted({*"".join(_RARE), "-"}))
-_AROUND_HYPHEN: Final = _around_hyphen()
-_SCRATCH: Final = np.zeros((len(_LETTERS) + 2, _SCRATCH_BYTES), np.bool_)
+_TABLES: Final = tuple(_tables())
+_SCRATCH: Final = np.zeros((8, _SCRATCH_BYTES), np.bool_)

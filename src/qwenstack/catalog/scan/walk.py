@@ -67,8 +67,8 @@ def walk(root: str, limits: WalkLimits, troubles: list[Trouble]) -> Iterator[lis
         for entry in found:
             name = entry.name
             try:
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if not is_folder and not entry.is_file(follow_symlinks=False):
+                is_folder = not entry.is_file(follow_symlinks=False)
+                if is_folder and not entry.is_dir(follow_symlinks=False):
                     continue
             except OSError as error:
                 troubles.append(Trouble(entry.path, error.strerror or "cannot be read"))

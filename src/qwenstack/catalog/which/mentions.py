@@ -27,6 +27,7 @@ class Mention(msgspec.Struct, frozen=True):
 
 
 TOKEN_CHARACTERS_MAX: Final = 300
+_SETTING_CHARACTERS: Final = 65_536
 _TOKEN: Final = re.compile(r"[\w@][\w.@:/+%-]*")
 NEEDLES: Final = (
     "qwen", "qwq", "qvq", "tongyi", "aliyuncs", "dashscope", "skywork-or1", "kimi-dev", "marco-o1",
@@ -97,7 +98,7 @@ def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
         line = plain[line_start : line_end if line_end >= 0 else len(plain)][:1000]
         setting = setting_of(line)
         if setting is Setting.ANY:
-            whole = setting_of(folded) if whole is None else whole
+            whole = setting_of(folded[:_SETTING_CHARACTERS]) if whole is None else whole
             setting = whole
         if _refers(token, plain, start, line, setting, index, prose):
             yield Mention(token, start, setting)

@@ -215,8 +215,10 @@ async def _send(request: web.Request, segments: Sequence[Segment]) -> None:
 def disposition(path: str) -> str:
     """A Content-Disposition that no path can break out of."""
     name = path.rpartition("/")[2]
-    plain = "".join(each if each.isascii() and each not in '"\\;' else "_" for each in name)
-    return f"inline; filename*=UTF-8''{quote(name, safe='')}; filename=\"{plain}\";"
+    plain = "".join(each if " " <= each <= "~" and each not in '"\\;' else "_" for each in name)
+    return (
+        f"inline; filename*=UTF-8''{quote(name, safe='', errors='replace')}; filename=\"{plain}\";"
+    )
 
 
 def content_type(path: str) -> str:

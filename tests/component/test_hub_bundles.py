@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,35 @@ def test_a_key_of_ones_own_signs_and_its_public_half_is_trusted(
     assert not (source / "hub" / "bundle-key.pem").exists()
     ours.close()
     theirs.close()
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("true",)
+
+
+def test_files_that_a_push_would_be_refused_for_do_not_come_in_by_bundle(
+    homes: tuple[Path, Path, Path],
+) -> None:
+    source, target, file = homes
+    ours, theirs = make_hub(source), make_hub(target)
+    theirs.close()
+    publish(ours, "acme/base", {"model.pkl": pickle.dumps(Harmful())})
+    trust = run(export_command, file, "acme/base", home=source)["fingerprint"]
+    refuse(file, target, trust, r"files are refused: model\.pkl")
+    ours.close()
+
+
+def test_fsck_names_a_file_that_a_commit_has_and_the_store_has_not(tmp_path: Path) -> None:
+    hub = make_hub(tmp_path)
+    publish(hub, "acme/base", {"a": b"gone"})
+    sha256 = files_of(hub, "acme/base")[1][0].sha256
+    hub.store.sweep([], older_than_us=2**62)
+    result = CliRunner().invoke(fsck, ["--home", str(tmp_path), "--json"])
+    assert result.exit_code == 1
+    (fault,) = json.loads(result.stdout)["faults"]
+    assert (fault["kind"], fault["contents"]) == ("missing-content", [sha256])
+    hub.close()
 
 
 def test_fsck_ends_with_1_and_names_what_is_damaged(tmp_path: Path) -> None:

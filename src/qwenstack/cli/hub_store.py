@@ -20,12 +20,13 @@ from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_folder, objects_option
 from qwenstack.cli.instants import parse_duration_s
 from qwenstack.core.instants import now_us
-from qwenstack.hub.bundles import bundle_repos, restore_repos
+from qwenstack.hub.bundles import bundle_repos, inspect_repos, restore_repos
 from qwenstack.hub.registry.live import drop_unused_manifests, live_contents
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo, read_repo
+from qwenstack.hub.safety.records import SafetyInspector
 from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
-from qwenstack.hub.store.kinds import BundleError
+from qwenstack.hub.store.kinds import BundleError, Fault
 from qwenstack.hub.store.objects import open_objects
 from qwenstack.storage.database import open_database
 from qwenstack.storage.hub_tables import repos
@@ -70,15 +71,13 @@ def fsck(database: str | None, objects: str | None, home: Path | None, as_json: 
       qwenstack hub fsck
       qwenstack hub fsck --json
     """
-    with _open_store(home, database, objects) as store:
-        faults = []
-        for fault in store.check():
-            faults.append(fault)
-            if not as_json:
-                note = " (harmless)" if fault.harmless else ""
-                click.echo(f"{fault.kind}{note}: {fault.detail}")
-                for sha256 in fault.contents:
-                    click.echo(f"  concerns content {sha256}")
+    with _open_store(home, database, objects) as store, _bar("reading", as_json) as progress:
+        faults = [*store.check(progress), *_missing_contents(store)]
+    for fault in () if as_json else faults:
+        note = " (harmless)" if fault.harmless else ""
+        click.echo(f"{fault.kind}{note}: {fault.detail}")
+        for sha256 in fault.contents:
+            click.echo(f"  concerns content {sha256}")
     harmful = sum(not fault.harmless for fault in faults)
     if as_json:
         print_json({"clean": not harmful, "faults": faults})
@@ -86,6 +85,16 @@ def fsck(database: str | None, objects: str | None, home: Path | None, as_json: 
         click.echo("clean")
     if harmful:
         raise SystemExit(1)
+
+
+def _missing_contents(store: ContentStore) -> list[Fault]:
+    """Files that some commit has and the store has not."""
+    with store.database.connect().execution_options(read_only=True) as connection:
+        live = set(live_contents(connection))
+    return [
+        Fault("missing-content", f"content {sha256} of some commit is missing", None, (sha256,))
+        for sha256 in sorted(live - store.find_many(live).keys())
+    ]
 
 
 @click.command()
@@ -224,6 +233,9 @@ def import_command(
             store,
             opened,
             trusted=lambda key: fingerprint(key) in accepted,
+            inspect=lambda document, open_content: inspect_repos(
+                document, open_content, [SafetyInspector(store.database)]
+            ),
             restore=restore_repos,
             progress=progress,
         )

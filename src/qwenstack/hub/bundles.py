@@ -7,12 +7,14 @@ is never overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import msgspec
 from sqlalchemy import Connection, select, update
 
 from qwenstack.core.instants import now_us
+from qwenstack.hub.hub import Inspector
 from qwenstack.hub.registry.manifests import Manifest, make_manifest, read_manifest, release_digest
 from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.refs import check_ref_name, create_ref, find_ref, move_ref, short_name
@@ -21,6 +23,8 @@ from qwenstack.hub.registry.revisions import HEADS, TAGS, Commit, read_commit
 from qwenstack.hub.store.kinds import BundleError
 from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import accounts, commits, manifests, refs, repos
+
+_REFUSALS_SHOWN = 5
 
 
 class BundledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,14 +80,35 @@ def bundle_repos(connection: Connection, chosen: Sequence[Repo]) -> tuple[bytes,
     return msgspec.json.encode(BundledRegistry(tuple(described), files)), needed
 
 
+def inspect_repos(
+    document: bytes, open_content: Callable[[str], BinaryIO], inspectors: Sequence[Inspector]
+) -> None:
+    """Look into a bundle's files as into a push's. Raises BundleError naming what is refused."""
+    registry = _decode(document)
+    files = {entry for manifest in registry.manifests.values() for entry in manifest}
+    ordered = sorted(files, key=lambda entry: (entry.path, entry.sha256))
+    refusals = [
+        each
+        for inspector in inspectors
+        for each in inspector.inspect(ordered, lambda entry: open_content(entry.sha256))
+    ]
+    if refusals:
+        shown = "; ".join(refusals[:_REFUSALS_SHOWN])
+        raise BundleError(f"the bundle's files are refused: {shown}")
+
+
+def _decode(document: bytes) -> BundledRegistry:
+    try:
+        return msgspec.json.decode(document, type=BundledRegistry)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"the bundle's registry.json is not understood: {error}") from error
+
+
 def restore_repos(
     connection: Connection, document: bytes, present: frozenset[str]
 ) -> list[Restored]:
     """Write a bundle's repos; the contents `present` came with it. Raises BundleError."""
-    try:
-        registry = msgspec.json.decode(document, type=BundledRegistry)
-    except msgspec.DecodeError as error:
-        raise BundleError(f"the bundle's registry.json is not understood: {error}") from error
+    registry = _decode(document)
     for digest, manifest in registry.manifests.items():
         if manifest != make_manifest(manifest) or release_digest(manifest) != digest:
             raise BundleError(f"manifest {digest[:64]!a} of the bundle is not what its digest says")

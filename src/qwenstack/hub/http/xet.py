@@ -49,8 +49,8 @@ from qwenstack.storage.hub_tables import contents
 
 _PREFIX = "/xet"
 _HASH = "{hash:[0-9a-f]{64}}"
-# Each holds a whole xorb or shard in memory.
-_UPLOADS_AT_ONCE = 4
+# Each holds a whole xorb or shard in memory; a shard's files are hashed for as long as they are.
+_XORBS_AT_ONCE, _SHARDS_AT_ONCE = 4, 3
 _BODY_IDLE_S, _BODY_WHOLE_S = 60.0, 900.0
 _TELEMETRY_BYTES_MAX = 1024 * 1024
 # Clients keep the answer to a deduplication query that long.
@@ -76,14 +76,14 @@ class _ShardAnswer(msgspec.Struct, frozen=True):
 
 def routes(hub: Hub) -> list[web.RouteDef]:
     """The routes of this module."""
-    uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+    xorbs, shards = asyncio.Semaphore(_XORBS_AT_ONCE), asyncio.Semaphore(_SHARDS_AT_ONCE)
     partial = functools.partial
     return [
         web.get(f"{API_REPO}/xet-read-token/{{rev:.+}}", partial(_read_token, hub)),
         web.get(f"{API_REPO}/xet-write-token/{{rev:.+}}", partial(_write_token, hub)),
-        web.post(f"{_PREFIX}/v1/xorbs/default/{_HASH}", partial(_post_xorb, hub, uploads)),
-        web.post(f"{_PREFIX}/v1/shards", partial(_post_shard, hub, uploads)),
-        web.post(f"{_PREFIX}/v2/shards", partial(_post_shard_told, hub, uploads)),
+        web.post(f"{_PREFIX}/v1/xorbs/default/{_HASH}", partial(_post_xorb, hub, xorbs)),
+        web.post(f"{_PREFIX}/v1/shards", partial(_post_shard, hub, shards)),
+        web.post(f"{_PREFIX}/v2/shards", partial(_post_shard_told, hub, shards)),
         web.get(f"{_PREFIX}/v1/chunks/default-merkledb/{_HASH}", partial(_get_chunk, hub)),
         web.get(f"{_PREFIX}/v1/chunks/default/{_HASH}", partial(_get_chunk, hub)),
         web.get(f"{_PREFIX}/v1/reconstructions/{_HASH}", partial(_get_reconstruction, hub)),

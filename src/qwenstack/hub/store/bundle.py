@@ -25,7 +25,14 @@ from sqlalchemy.exc import IntegrityError
 
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.gearhash import CHUNK_BYTES_MAX
-from qwenstack.hub.store.kinds import BundleError, Content, ContentCorrupt, StoreError
+from qwenstack.hub.store.kinds import (
+    BundleError,
+    Content,
+    ContentCorrupt,
+    Progress,
+    StoreError,
+    untold,
+)
 from qwenstack.hub.store.merkle import Leaf, chunk_hash, file_hash, to_text, xorb_hash
 from qwenstack.hub.store.packs import (
     PACK_BYTES_MAX,
@@ -35,7 +42,7 @@ from qwenstack.hub.store.packs import (
     decode_leaves,
     encode_leaves,
 )
-from qwenstack.hub.store.reading import pack_chunks, read_layout
+from qwenstack.hub.store.reading import layout_of, open_layout, pack_chunks, read_layout
 from qwenstack.hub.store.writing import Run, add_content, git_hash
 
 FORMAT = "qwenstack-bundle-1"
@@ -44,8 +51,8 @@ _DOCUMENT_BYTES_MAX = 512 * 1024 * 1024
 _SIGNATURE_BYTES_MAX = 4096
 _BLOCK = 512
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and all bytes."""
+OpenContent = Callable[[str], BinaryIO]
+"""A content of the bundle by its SHA-256."""
 
 T = TypeVar("T")
 
@@ -104,7 +111,7 @@ def export_bundle(
     *,
     key: Ed25519PrivateKey,
     out: BinaryIO,
-    progress: Progress = lambda _done, _all: None,
+    progress: Progress = untold,
 ) -> Exported:
     """Write the contents and the registry's document to `out`.
 
@@ -210,13 +217,15 @@ def import_bundle(
     file: BinaryIO,
     *,
     trusted: Callable[[Ed25519PublicKey], bool],
+    inspect: Callable[[bytes, OpenContent], None],
     restore: Callable[[Connection, bytes, frozenset[str]], T],
-    progress: Progress = lambda _done, _all: None,
+    progress: Progress = untold,
 ) -> T:
     """Take a bundle in: all of it in one transaction, or nothing.
 
-    `restore` writes the registry's rows in that transaction, given its document and the contents
-    that the bundle has. Raises BundleError, StoreError, OSError, and what `restore` raises.
+    `inspect` looks into the contents before, given the registry's document; `restore` writes the
+    registry's rows in that transaction, given the document and which contents the bundle has.
+    Raises BundleError, StoreError, OSError, and what the two raise.
     """
     members = _Members(file)
     manifest = _read_manifest(members, trusted)
@@ -231,6 +240,8 @@ def import_bundle(
         progress(done, total)
     members.end()
     described = [_check_content(store, each, indexes) for each in manifest.contents]
+    layouts = {content.sha256: layout_of(content, runs) for content, runs in described}
+    inspect(registry, lambda sha256: open_layout(store.packs, layouts[sha256]))
     try:
         with store.database.begin() as connection:
             for content, runs in described:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Engine, select
 
-from qwenstack.hub.store.kinds import ContentCorrupt, ContentMissing, Fault
+from qwenstack.hub.store.kinds import ContentCorrupt, ContentMissing, Fault, Progress
 from qwenstack.hub.store.objects import Listed, Objects
 from qwenstack.hub.store.packs import PackIndex, PackTable
 from qwenstack.hub.store.reading import pack_chunks, read_layout, verify_layout
@@ -16,11 +16,19 @@ from qwenstack.storage.hub_tables import contents, packs, segments
 _NAMED_MAX = 20
 
 
-def check(database: Engine, objects: Objects, table: PackTable) -> Iterator[Fault]:
-    """Each fault once, by its cause: a content in a bad pack is named with that pack."""
+def check(
+    database: Engine, objects: Objects, table: PackTable, progress: Progress
+) -> Iterator[Fault]:
+    """Each fault once, by its cause: a content in a bad pack is named with that pack.
+
+    `progress` is told the bytes read and those to read: each pack once, then each content.
+    """
     listed = {each.name: each for each in objects.list()}
     with database.connect().execution_options(read_only=True) as connection:
-        known = {row.object: row.hash for row in connection.execute(select(packs))}
+        columns = (packs.c.object, packs.c.hash, packs.c.bytes)
+        known = {row.object: row for row in connection.execute(select(*columns))}
+        sizes = dict(connection.execute(select(contents.c.sha256, contents.c.size)).all())
+    done, total = 0, sum(row.bytes for row in known.values()) + sum(sizes.values())
     for name in sorted(listed.keys() - known.keys()):
         yield Fault(
             "orphan-pack",
@@ -28,12 +36,18 @@ def check(database: Engine, objects: Objects, table: PackTable) -> Iterator[Faul
             "or one died; `qwenstack hub gc` removes it in time",
         )
     bad: set[str] = set()
-    for name, digest in sorted(known.items(), key=lambda item: item[1]):
-        fault = _check_pack(database, table, digest, listed.get(name))
+    for name, row in sorted(known.items(), key=lambda item: item[1].hash):
+        fault = _check_pack(database, table, row.hash, listed.get(name))
         if fault is not None:
-            bad.add(digest)
+            bad.add(row.hash)
             yield fault
-    yield from _check_contents(database, table, bad)
+        done += row.bytes
+        progress(done, total)
+    for sha256, fault in _check_contents(database, table, bad, sorted(sizes)):
+        if fault is not None:
+            yield fault
+        done += sizes[sha256]
+        progress(done, total)
 
 
 def _check_pack(
@@ -75,29 +89,34 @@ def _check_chunks(database: Engine, table: PackTable, index: PackIndex) -> Fault
     return Fault("corrupt-pack", problem, index.hash, _users(database, index.hash, damaged))
 
 
-def _check_contents(database: Engine, table: PackTable, bad: set[str]) -> Iterator[Fault]:
+def _check_contents(
+    database: Engine, table: PackTable, bad: set[str], sha256s: list[str]
+) -> Iterator[tuple[str, Fault | None]]:
     with database.connect().execution_options(read_only=True) as connection:
-        everything = list(connection.scalars(select(contents.c.sha256)))
         there = select(packs.c.hash)
         dangling = connection.execute(
             select(segments.c.sha256, segments.c.pack).where(segments.c.pack.not_in(there))
         ).all()
-    for row in dangling:
-        detail = f"content {row.sha256} refers to pack {row.pack}, which the database has not"
-        yield Fault("dangling-segment", detail, row.pack, (row.sha256,))
-    lost = {row.sha256 for row in dangling}
-    for sha256 in everything:
-        if sha256 in lost:
-            continue
-        try:
-            layout = read_layout(database, sha256)
-            if not bad.isdisjoint(row.pack for row in layout.rows):
-                continue  # named with its pack
+    lost = {row.sha256: row.pack for row in dangling}
+    for sha256 in sha256s:
+        yield sha256, _check_content(database, table, bad, lost.get(sha256), sha256)
+
+
+def _check_content(
+    database: Engine, table: PackTable, bad: set[str], lost: str | None, sha256: str
+) -> Fault | None:
+    if lost is not None:
+        detail = f"content {sha256} refers to pack {lost}, which the database has not"
+        return Fault("dangling-segment", detail, lost, (sha256,))
+    try:
+        layout = read_layout(database, sha256)
+        if bad.isdisjoint(row.pack for row in layout.rows):  # else named with its pack
             verify_layout(table, layout)
-        except ContentMissing:
-            continue  # swept while we looked
-        except ContentCorrupt as error:
-            yield Fault("wrong-content", str(error), None, (sha256,))
+    except ContentMissing:
+        return None  # swept while we looked
+    except ContentCorrupt as error:
+        return Fault("wrong-content", str(error), None, (sha256,))
+    return None
 
 
 def _users(database: Engine, pack: str, damaged: list[int] | None = None) -> tuple[str, ...]:

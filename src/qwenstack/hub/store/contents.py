@@ -25,9 +25,11 @@ from qwenstack.hub.store.kinds import (
     Expected,
     Fault,
     FaultKind,
+    Progress,
     Segment,
     StoreError,
     Swept,
+    untold,
 )
 from qwenstack.hub.store.objects import FolderObjects, Objects
 from qwenstack.hub.store.packs import PackTable
@@ -73,11 +75,11 @@ class ContentStore:
         """Keep the bytes of `pieces` durably; raises ContentMismatch, StoreError, OSError when the
         disk is full. After an error nothing is visible.
         """
-        if expect is not None and (there := self.find(expect.sha256)) is not None:
-            _check_announced(pieces, expect)
-            if there.size == expect.size and self.hold([expect.sha256]):
+        if expect is not None and self.hold([expect.sha256]):
+            there = self.find(expect.sha256)
+            if there is not None:
+                _check_announced(pieces, expect)
                 return there
-            raise ContentMismatch(f"content {expect.sha256} has {there.size} bytes")
         with self.intake() as intake:
             intake.take(pieces, expect)
             return intake.commit()[0]
@@ -149,9 +151,9 @@ class ContentStore:
         """Remove what is not in `live` and has not been used since the instant `older_than_us`."""
         return sweep(self.database, self.objects, self.packs, live, older_than_us=older_than_us)
 
-    def check(self) -> Iterator[Fault]:
+    def check(self, progress: Progress = untold) -> Iterator[Fault]:
         """Read everything and tell what is wrong."""
-        return check(self.database, self.objects, self.packs)
+        return check(self.database, self.objects, self.packs, progress)
 
 
 def _check_announced(pieces: Iterable[bytes], expect: Expected) -> None:

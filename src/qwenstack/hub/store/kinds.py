@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,8 +44,21 @@ class Swept(msgspec.Struct, frozen=True):
 
 
 FaultKind = Literal[
-    "missing-pack", "short-pack", "corrupt-pack", "orphan-pack", "dangling-segment", "wrong-content"
+    "missing-pack",
+    "short-pack",
+    "corrupt-pack",
+    "orphan-pack",
+    "dangling-segment",
+    "wrong-content",
+    "missing-content",
 ]
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and all bytes."""
+
+
+def untold(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""
 
 
 class Fault(msgspec.Struct, frozen=True):

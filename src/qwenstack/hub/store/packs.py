@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, select, update
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
+from qwenstack.hub.store.kinds import StoreError
 from qwenstack.hub.store.merkle import HASH_BYTES, Leaf, to_text, xorb_hash
 from qwenstack.hub.store.objects import Objects
 from qwenstack.hub.store.rows import batches, insert_new, insert_one
@@ -25,8 +26,9 @@ PACK_BYTES_MAX = 64 * 1024 * 1024
 PACK_CHUNKS_MAX = 8 * 1024
 _LEAF = struct.Struct("<32sI")
 _INDEXES_KEPT = 256
-# A pack's last use is written again after this time, not for each use.
-_USE_INTERVAL_US = 3600 * 1_000_000
+# A pack's last use is written again after this time, not for each use; far below any sweep's grace.
+_USE_INTERVAL_US = 60 * 1_000_000
+_TRIES_MAX = 5
 
 
 class PackIndex:
@@ -122,7 +124,7 @@ class PackTable:
     def register(self, index: PackIndex) -> PackIndex:
         """Write the pack's rows; if an equal pack is there already, keep that one instead."""
         now = now_us()
-        row = {
+        row: dict[str, object] = {
             "hash": index.hash,
             "bytes": index.bytes,
             "chunks": encode_leaves(index.leaves()),
@@ -138,19 +140,22 @@ class PackTable:
             {"hash": digest, "pack": index.hash, "position": places[digest]}
             for digest in sorted(places)
         ]
-        with self._database.begin() as connection:
-            is_new = insert_one(connection, packs, row)
-            if is_new:
-                insert_new(connection, chunks, chunk_rows)
-            else:
-                used = update(packs).where(packs.c.hash == index.hash).values(used_us=now)
-                connection.execute(used)
-        if is_new:
-            self._remember(index)
-            return index
-        self._objects.delete(index.object)
-        self.forget([index.hash])
-        return self.read([index.hash])[index.hash]
+        there = update(packs).where(packs.c.hash == index.hash).values(used_us=now)
+        for _ in range(_TRIES_MAX):
+            with self._database.begin() as connection:
+                if insert_one(connection, packs, row):
+                    insert_new(connection, chunks, chunk_rows)
+                    break
+                if not connection.execute(there).rowcount:
+                    continue  # swept between the two statements: now it is free to insert
+            known = self.read([index.hash], fresh=True).get(index.hash)
+            if known is not None:
+                self._objects.delete(index.object)
+                return known
+        else:
+            raise StoreError(f"pack {index.hash} is swept again and again; try later")
+        self._remember(index)
+        return index
 
     def read(self, hashes: Iterable[str], *, fresh: bool = False) -> dict[str, PackIndex]:
         """The packs of `hashes` that there are. `fresh` asks the database for each."""

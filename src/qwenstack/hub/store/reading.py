@@ -6,6 +6,7 @@ import bisect
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import BinaryIO, NamedTuple
 
 from sqlalchemy import Engine, select
@@ -58,15 +59,28 @@ def read_layout(database: Engine, sha256: str) -> Layout:
         if row is None:
             raise ContentMissing(f"the store holds no content with SHA-256 {sha256}")
         rows = [SegmentRow(*each) for each in connection.execute(query)]
-    starts = [0]
-    for each in rows:
-        starts.append(starts[-1] + each.bytes)
+    starts = list(accumulate((each.bytes for each in rows), initial=0))
     content = Content(row.sha256, row.size, row.xet_hash, row.git_oid)
     if starts[-1] != content.size:
         raise ContentCorrupt(
             f"the segments of content {sha256} have {starts[-1]} bytes, it has {content.size}"
         )
     return Layout(content, rows, starts)
+
+
+def layout_of(content: Content, runs: Sequence[Run]) -> Layout:
+    """Where a content lies that has no rows yet."""
+    rows = [
+        SegmentRow(
+            run.pack.hash,
+            run.first,
+            run.end,
+            run.pack.starts[run.first],
+            run.pack.starts[run.end] - run.pack.starts[run.first],
+        )
+        for run in runs
+    ]
+    return Layout(content, rows, list(accumulate((row.bytes for row in rows), initial=0)))
 
 
 def clamp(size: int, start: int, end: int | None) -> tuple[int, int]:

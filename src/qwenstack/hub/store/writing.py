@@ -34,6 +34,7 @@ from qwenstack.storage.hub_tables import contents, segments
 
 STRETCH_CHUNKS_MIN = 4
 _PIECE_BYTES = 4 * 1024 * 1024
+_TRIES_MAX = 5
 
 
 class Run(NamedTuple):
@@ -108,13 +109,13 @@ class Intake:
         Raises OSError, StoreError.
         """
         self._close_writer()
-        files = [self._described(content, runs) for content, runs in self._files]
         try:
+            files = [self._described(content, runs) for content, runs in self._files]
             with self._database.begin() as connection:
                 for content, runs in files:
                     add_content(connection, content, runs)
                 mark_used(connection, sorted(self._in_use))
-        except IntegrityError as error:
+        except (IntegrityError, FileNotFoundError) as error:
             raise StoreError(
                 "a pack that this upload reused was swept meanwhile; upload once more, and sweep "
                 "with a longer grace period than an upload takes"
@@ -276,15 +277,19 @@ class _File:
 def add_content(connection: Connection, content: Content, runs: Sequence[Run]) -> None:
     """Write a content's rows, or note that it is used when it is there already.
 
-    Raises IntegrityError when a pack is gone.
+    Raises IntegrityError when a pack is gone, StoreError.
     """
     now = now_us()
     row = {**msgspec.structs.asdict(content), "created_us": now, "used_us": now}
-    if insert_one(connection, contents, row):
-        insert_new(connection, segments, _segment_rows(content.sha256, runs))
-    else:
-        there = contents.c.sha256 == content.sha256
-        connection.execute(update(contents).where(there).values(used_us=now))
+    there = update(contents).where(contents.c.sha256 == content.sha256).values(used_us=now)
+    for _ in range(_TRIES_MAX):
+        if insert_one(connection, contents, row):
+            insert_new(connection, segments, _segment_rows(content.sha256, runs))
+            return
+        if connection.execute(there).rowcount:
+            return
+        # It was swept between the two statements: now it is free to insert.
+    raise StoreError(f"content {content.sha256} is swept again and again; try later")
 
 
 def git_hash(size: int) -> hashlib._Hash:

@@ -25,8 +25,8 @@ from qwenstack.hub.safety.confined import ConfinedError, Limits, run_confined
 from qwenstack.hub.safety.findings import Scan
 from qwenstack.hub.safety.policy import PolicyError, default_policy, load_policy
 from qwenstack.hub.safety.records import SafetyInspector, quarantine, read_scans, release
-from qwenstack.hub.safety.rendering import Rendered, RenderRequest
 from qwenstack.hub.safety.scanner import scan
+from qwenstack.hub.safety.templates import TemplateAnswer, TemplateRequest
 from qwenstack.storage.database import open_database
 from tests.hostile_files import COMMAND, SOUND_TENSORS, hostile_files, member, tarred, zipped
 from tests.unit.test_gguf import gguf
@@ -193,10 +193,14 @@ def test_no_damaged_archive_crashes_it(data: st.DataObject) -> None:
 
 
 def test_a_child_that_takes_too_much_is_ended() -> None:
-    endless = RenderRequest("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
-                            "{% endfor %}")  # fmt: skip
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(ConfinedError, match="1 s"):
-        run_confined("qwenstack.hub.safety.rendering", endless, Rendered, Limits(seconds=1))
+        run_confined(
+            "qwenstack.hub.safety.template_child",
+            TemplateRequest({"": loops}, render=True),
+            TemplateAnswer,
+            Limits(seconds=1),
+        )
 
 
 class File(msgspec.Struct, frozen=True):

@@ -111,7 +111,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "header_begins_with_space": (document(b" {}"), "begins with"),
     "header_is_a_list": (document(b"[]"), "begins with"),
     "byte_order_mark": (document(b"\xef\xbb\xbf{}"), "begins with"),
-    "nul_after_the_header": (document(b"{}\0"), "follows"),
+    "nul_after_the_header": (document(b"{}\0"), "control character"),
     "second_document": (document(b"{}{}"), "follows"),
     "not_utf8": (document(b'{"\xff":1}'), "UTF-8"),
     "half_a_surrogate_pair": (

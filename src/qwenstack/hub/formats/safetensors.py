@@ -21,7 +21,8 @@ import msgspec
 from qwenstack.hub.formats.reading import Readable, read_up_to
 
 HEADER_BYTES_MAX: Final = 100_000_000  # the reference implementation's own limit
-_TENSORS_MAX: Final = 500_000
+_TENSORS_MAX: Final = 200_000
+_PIECE_BYTES: Final = 1024 * 1024
 _NAME_BYTES_MAX: Final = 4096
 _METADATA_BYTES_MAX: Final = 16 * 1024 * 1024
 _DIMENSIONS_MAX: Final = 64
@@ -37,6 +38,7 @@ DTYPE_BITS: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """The dtypes and the bits that one element takes."""
 
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _STRING: Final = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"')
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9.eE])")
@@ -97,9 +99,17 @@ def read_header(file: Readable, file_bytes: int) -> SafetensorsHeader:
     start = read_up_to(file, min(header_bytes, 1))
     if start != b"{":
         raise SafetensorsError(f"no safetensors file: its header begins with {start!r}, not {{")
-    document = start + read_up_to(file, header_bytes - 1)
-    if len(document) != header_bytes:
-        raise SafetensorsError("the file is cut short in its header. Upload it again")
+    document = bytearray(start)
+    while len(document) < header_bytes:
+        piece = read_up_to(file, min(header_bytes - len(document), _PIECE_BYTES))
+        if not piece:
+            raise SafetensorsError("the file is cut short in its header. Upload it again")
+        if control := _CONTROL.search(piece):
+            raise SafetensorsError(
+                f"the header is damaged at byte {len(document) + control.start()}: it holds the "
+                f"control character {control[0]!r}"
+            )
+        document += piece
     metadata, tensors = _Parser(document).header()
     tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     _check_layout(tensors, file_bytes - 8 - header_bytes)
@@ -166,7 +176,7 @@ def _bits(tensor: Tensor) -> int:
 class _Parser:
     """The header's own grammar, on its bytes: no value is built that the format does not know."""
 
-    def __init__(self, document: bytes) -> None:
+    def __init__(self, document: bytearray) -> None:
         self._document = document
         self._at = 0
 
@@ -186,7 +196,7 @@ class _Parser:
             else:
                 names.add(name)
                 tensors.append(self._tensor(name))
-        if self._peek():
+        if not self._at_end():
             raise self._error("something follows the closing brace")
         return metadata or {}, tensors
 
@@ -270,9 +280,9 @@ class _Parser:
             self._at += len(token)
         return found
 
-    def _peek(self) -> bytes:
+    def _at_end(self) -> bool:
         self._skip()
-        return self._document[self._at : self._at + 1]
+        return self._at == len(self._document)
 
     def _skip(self) -> None:
         match = _SPACE.match(self._document, self._at)

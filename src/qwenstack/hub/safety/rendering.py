@@ -1,14 +1,19 @@
-"""Run in a confined child: renders a chat template with a short conversation, in jinja2's sandbox.
+"""Rendering a chat template with a short conversation, in jinja2's sandbox.
 
-The environment is the one that transformers gives its templates.
+Used in a confined child only. The environment is the one that transformers gives its templates.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from qwenstack.hub.safety.template_tree import EXTENSIONS
 
 _OUTPUT_CHARACTERS_MAX: Final = 1024 * 1024
 
@@ -33,12 +38,6 @@ _CONVERSATION: Final = [
 ]
 
 
-class RenderRequest(msgspec.Struct, frozen=True):
-    """What the child is given."""
-
-    source: str
-
-
 class Rendered(msgspec.Struct, frozen=True):
     """What came of it. `error` is the template's own refusal or mistake, which is no finding."""
 
@@ -47,14 +46,8 @@ class Rendered(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def render(request: RenderRequest) -> Rendered:
+def render(source: str) -> Rendered:
     """Render with and without tools; stops at the first that says more than a scan needs."""
-    from datetime import UTC, datetime
-
-    from jinja2.exceptions import SecurityError, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    from qwenstack.hub.safety.templates import EXTENSIONS
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -81,7 +74,7 @@ def render(request: RenderRequest) -> Rendered:
     error = ""
     for given in ({"tools": [_TOOL], "documents": None}, {"tools": None, "enable_thinking": False}):
         try:
-            template = environment.from_string(request.source)
+            template = environment.from_string(source)
             length = 0
             for piece in template.generate(
                 messages=_CONVERSATION, add_generation_prompt=True, bos_token="<s>",  # noqa: S106
@@ -99,9 +92,3 @@ def render(request: RenderRequest) -> Rendered:
         if reached:
             return Rendered(escaped=reached[0][:300])
     return Rendered(error=error)
-
-
-if __name__ == "__main__":
-    from qwenstack.hub.safety.confinement import answer_with
-
-    answer_with(render, RenderRequest)

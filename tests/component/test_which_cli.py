@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,30 @@ def test_route_opens_no_file_of_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("references", "status"), [(["x" * 9_000], 414), (["x"] * 101, 400)])
 def test_route_has_limits(references: list[str], status: int) -> None:
     assert respond(references).status == status
+
+
+def test_catalog_serve_answers_on_loopback() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "qwenstack.cli.main", "catalog", "serve", "--port", str(port)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        answer = _fetch(f"http://127.0.0.1:{port}{PATH}?ref=Qwen/Qwen2.5-72B")
+        assert answer["governing_document"]["id"] == "LicenseRef-scancode-qwen-2024"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def _fetch(url: str) -> dict[str, dict[str, str]]:
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                found: dict[str, dict[str, str]] = json.loads(reply.read())
+                return found
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {url}")

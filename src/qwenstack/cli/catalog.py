@@ -15,6 +15,7 @@ from qwenstack.catalog.listing import CITATION_FIELDS, Filter, Line, facts, find
 from qwenstack.catalog.load import Catalogue, load, load_folder
 from qwenstack.catalog.model import Fact, Modality, Record, Records, Repo, Source
 from qwenstack.catalog.read import CatalogueError
+from qwenstack.cli.catalog_serve import serve
 from qwenstack.cli.context import json_option, print_json
 from qwenstack.core.layers import Layer
 from qwenstack.core.licences import Licence
@@ -32,6 +33,9 @@ def catalog() -> None:
       qwenstack catalog show Qwen/Qwen2.5-3B-Instruct
       qwenstack catalog show qwen3-max
     """
+
+
+catalog.add_command(serve)
 
 
 @catalog.command("ls")

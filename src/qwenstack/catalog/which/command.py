@@ -160,7 +160,7 @@ def _run_here(inner: Reading, parsed: Parsed) -> Reading:
         inner,
         kind=Kind.COMMAND,
         sure=max(inner.sure, Sureness.LISTED),
-        why=f"a {parsed.program[:40]} command; {inner.why}",
+        why=f"named by a command of {parsed.program[:40]}; {inner.why}",
         operator=operator,
         problems=problems,
     )

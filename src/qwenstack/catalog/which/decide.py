@@ -67,7 +67,7 @@ def which(
         text = _CONTROL.sub("", text)
     text = text.strip()
     answer = _of_path(reference, text, found, problems) if files else None
-    if answer is None and _SNIPPET.search(text) and not _is_command(text):
+    if answer is None and _SNIPPET.search(text) and not _names_by_command(text, found):
         from qwenstack.catalog.which.snippet import read as read_snippet
 
         answer = read_snippet(text, found, setting)
@@ -78,7 +78,7 @@ def which(
 
 def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
     """Every way to read `text` that some recogniser knows."""
-    if _is_command(text):
+    if _names_by_command(text, found):
         from qwenstack.catalog.which import command
 
         yield from command.read(text, found)
@@ -97,12 +97,13 @@ def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
     yield from release_name.read_organisation(text, found)
 
 
-def _is_command(text: str) -> bool:
+def _names_by_command(text: str, found: Index) -> bool:
+    """Whether `text` is a command that names a model as its argument."""
     if " " not in text:
         return False
     from qwenstack.catalog.which import command
 
-    return command.is_command(text)
+    return next(command.read(text, found), None) is not None
 
 
 def choose(found: list[Reading], setting: Setting) -> Reading | None:
@@ -124,12 +125,24 @@ def _settled(reading: Reading, setting: Setting) -> bool:
     return reading.sure >= Sureness.SHAPED and reading.kind in _SPOKEN_FOR.get(setting, ())
 
 
+_ONLY_POSSIBLE: Final = "nothing more than its form says what it could be"
+
+
 def _of_text(text: str, found: Index, setting: Setting) -> Answer:
     all_readings = list(readings(text, found, setting))
     taken = choose(all_readings, setting)
     shown = shorten(text)
     if taken is None:
         return unknown(shown, text, found)
+    if taken.sure is Sureness.POSSIBLE:
+        # A form alone is no answer: it is shown as what the name could be.
+        answer = compose(
+            shown,
+            Reading(kind=Kind.UNKNOWN, sure=taken.sure, why=_ONLY_POSSIBLE, subject=text),
+            all_readings,
+            found,
+        )
+        return _suggesting(answer, text, found)
     others = [each for each in all_readings if each is not taken]
     read = _doubted(taken, others, setting)
     # What was taken is no look-alike of itself, unless it is in doubt.

@@ -45,7 +45,8 @@ def read(text: str, index: Index) -> Iterator[Reading]:
             if site
             else f"a host of {name}; which model runs is said by the request",
             subject=host,
-            layer=owner.layer if site and owner else Layer.STUDIO,
+            # A chat for everyone is a service under terms, whoever's name is on it.
+            layer=owner.layer if site and owner and not host.startswith("chat.") else Layer.STUDIO,
             host=record,
         )
     elif found := operators.of_host(host):

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from qwenstack.catalog.load import Catalogue, load
-from qwenstack.catalog.model import Generation, Organisation, Release, Repo
+from qwenstack.catalog.model import Derivative, Generation, Organisation, Release, Repo
 from qwenstack.catalog.which.spelling import fold, nearest
 from qwenstack.core.layers import Layer
 
@@ -35,6 +35,11 @@ class Index:
         """Releases by id and by name, folded."""
         names = {fold(each.name): each for each in self.catalogue.releases}
         return names | {fold(each.id): each for each in self.catalogue.releases}
+
+    @functools.cached_property
+    def derivative_names(self) -> dict[str, Derivative]:
+        """Other organisations' models by their name without the organisation, folded."""
+        return {fold(each.id.rpartition("/")[2]): each for each in self.catalogue.derivatives}
 
     @functools.cached_property
     def generation_names(self) -> dict[str, Generation]:

@@ -33,7 +33,10 @@ _OLLAMA: Final = frozenset({"ollama", "ollama_chat"})
 _FORMS: Final = (
     (re.compile(r"accounts/fireworks/models/([\w.-]+)"), "fireworks_ai"),
     (re.compile(r"@(?:cf|hf)/([\w.-]+/[\w.-]+)"), "cloudflare"),
-    (re.compile(r"(?:[a-z]{2,6}\.)?(qwen\.[\w.-]+:\d+)"), "bedrock"),
+    (
+        re.compile(r"(?:arn:aws[\w-]*:bedrock:[\w:-]*/)?(?:[a-z]{2,6}\.)?(qwen\.[\w.-]+:\d+)"),
+        "bedrock",
+    ),
     (re.compile(r"(qwen[\w.-]+-maas(?:@[\w.-]+)?)"), "vertex_ai"),
     (
         re.compile(r"(qwen/[\w.-]+:(?:free|nitro|floor|thinking|extended|online|exacto))"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qwenstack.catalog.model import NegativeKind
+from qwenstack.catalog.model import NegativeKind, Status
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import fold
@@ -42,6 +42,17 @@ def read(text: str, index: Index) -> Iterator[Reading]:
             subject=release.name,
             layer=Layer.WEIGHTS,
             release=release,
+        )
+    elif folded in index.derivative_names:
+        derivative = index.derivative_names[folded]
+        yield Reading(
+            kind=Kind.RELEASE_NAME,
+            sure=Sureness.LISTED,
+            why=f"the name of another organisation's model; its repo is {derivative.id}",
+            subject=derivative.id,
+            layer=Layer.COMMUNITY,
+            derivative=derivative,
+            status=Status.REPORTED,
         )
     if folded in index.generation_names:
         generation = index.generation_names[folded]

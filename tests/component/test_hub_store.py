@@ -516,7 +516,7 @@ def test_a_xorb_under_another_name_is_refused(store: ContentStore, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"xorb": "0" * 64}, "was not uploaded"),
+        ({"xorb": "0" * 64}, "is not here"),
         ({"end": 9}, "needs chunk 8"),
         ({"size": 5}, "claims 5 bytes"),
         ({"proof": bytes(32)}, "proves no knowledge"),
@@ -533,20 +533,20 @@ def test_a_lying_shard_makes_nothing_visible(
         receive_xorb(store, name, body)
     shard = write_shard([shard_file(honest), shard_file(data, **change)])
     with pytest.raises(ShardError, match=reason):
-        receive_shard(store, shard, file_bytes_max=10**9)
+        receive_shard(store, shard, bytes_max=10**9)
     assert rows(store)[0] == 0
     stored = receive_shard(
-        store, write_shard([shard_file(honest), shard_file(data)]), file_bytes_max=10**9
+        store, write_shard([shard_file(honest), shard_file(data)]), bytes_max=10**9
     )
     assert [get(store, each) for each in stored] == [honest, data]
     with pytest.raises(ShardError, match="are allowed"):
-        receive_shard(store, write_shard([shard_file(data)]), file_bytes_max=1000)
+        receive_shard(store, write_shard([shard_file(data)]), bytes_max=1000)
 
 
 def test_a_known_file_announced_with_another_sha256_is_refused(store: ContentStore) -> None:
     data = random_bytes(100_000)
     name, _, body = xorb_of(data)
     receive_xorb(store, name, body)
-    receive_shard(store, write_shard([shard_file(data)]), file_bytes_max=10**9)
+    receive_shard(store, write_shard([shard_file(data)]), bytes_max=10**9)
     with pytest.raises(ShardError, match="is announced with SHA-256"):
-        receive_shard(store, write_shard([shard_file(data, sha256="0" * 64)]), file_bytes_max=10**9)
+        receive_shard(store, write_shard([shard_file(data, sha256="0" * 64)]), bytes_max=10**9)

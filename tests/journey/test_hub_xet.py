@@ -161,7 +161,7 @@ def test_a_liar_gets_400_and_the_reason_and_nothing_shows(hub: RunningHub) -> No
     for path, sent, reason in (
         (f"/xet/v1/xorbs/default/{'0' * 64}", body, "hashes to"),
         (f"/xet/v1/xorbs/default/{name}", body[:-5], "not there"),
-        ("/xet/v1/shards", shard, "was not uploaded"),
+        ("/xet/v1/shards", shard, "is not here"),
         ("/xet/v2/shards", shard[:-100], "the shard"),
         ("/xet/v1/shards", b"nonsense", "ends at byte"),
     ):

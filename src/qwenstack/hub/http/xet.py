@@ -192,7 +192,7 @@ async def _post_shard_told(
 
 def _keep_shard(hub: Hub, repo_id: str, body: bytes) -> None:
     try:
-        stored = receive_shard(hub.store, body, file_bytes_max=hub.settings.file_bytes_max)
+        stored = receive_shard(hub.store, body, bytes_max=hub.settings.file_bytes_max)
     except ShardError as error:
         raise BadRequest(f"{error}.") from error
     with hub.database.begin() as connection:

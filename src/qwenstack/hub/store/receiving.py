@@ -41,13 +41,18 @@ def receive_xorb(store: ContentStore, name: str, body: bytes) -> bool:
     return True
 
 
-def receive_shard(store: ContentStore, body: bytes, *, file_bytes_max: int) -> list[Content]:
+def receive_shard(store: ContentStore, body: bytes, *, bytes_max: int) -> list[Content]:
     """Make the shard's files contents, all of them or none; in the shard's order.
+
+    `bytes_max` bounds what all its files have together: so much is hashed.
 
     Raises ShardError for what is not as the sender says, ContentCorrupt, OSError.
     """
     files = read_shard(body)
-    checked = [_check_file(store, file, file_bytes_max) for file in files]
+    total = sum(segment.size for file in files for segment in file.segments)
+    if total > bytes_max:
+        raise ShardError(f"the shard's files have {total} bytes, {bytes_max} are allowed")
+    checked = [_check_file(store, file) for file in files]
     described = [
         (_describe(store, file, runs), runs) for file, runs in zip(files, checked, strict=True)
     ]
@@ -60,11 +65,8 @@ def receive_shard(store: ContentStore, body: bytes, *, file_bytes_max: int) -> l
     return [content for content, _ in described]
 
 
-def _check_file(store: ContentStore, file: ShardFile, file_bytes_max: int) -> list[Run]:
+def _check_file(store: ContentStore, file: ShardFile) -> list[Run]:
     """The file's runs, when all that its sender says of its chunks is so."""
-    total = sum(segment.size for segment in file.segments)
-    if total > file_bytes_max:
-        raise ShardError(f"file {file.hash} has {total} bytes, {file_bytes_max} are allowed")
     wanted = {segment.xorb for segment in file.segments}
     present = store.packs.use(wanted) if wanted else set()
     runs: list[Run] = []
@@ -72,7 +74,11 @@ def _check_file(store: ContentStore, file: ShardFile, file_bytes_max: int) -> li
     for segment in file.segments:
         index = store.packs.read([segment.xorb]).get(segment.xorb)
         if index is None or segment.xorb not in present:
-            raise ShardError(f"file {file.hash} needs xorb {segment.xorb}, which was not uploaded")
+            raise ShardError(
+                f"file {file.hash} needs xorb {segment.xorb}, which is not here: it was never "
+                "uploaded, or removed since; empty the client's cache (HF_HOME/xet) and upload "
+                "once more"
+            )
         if segment.end > len(index):
             raise ShardError(
                 f"file {file.hash} needs chunk {segment.end - 1} of xorb {segment.xorb}, which has "

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -50,8 +51,9 @@ class Home:
         assert process.stdout is not None
         return process, json.loads(process.stdout.readline())
 
-    def run(self, *words: str, fails: bool = False) -> str:
+    def run(self, *words: str, fails: bool = False, complaint: bool | None = None) -> str:
         """A command in this process; what it prints, or where it must fail its complaint."""
+        complaint = fails if complaint is None else complaint
         said, complained, code = io.StringIO(), io.StringIO(), 0
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -64,7 +66,7 @@ class Home:
             except SystemExit as exit_:
                 code = int(exit_.code or 0)
         assert (code != 0) == fails, complained.getvalue()
-        return complained.getvalue() if fails else said.getvalue()
+        return complained.getvalue() if complaint else said.getvalue()
 
     def process_of(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command in a process of its own, as the client library reads its settings once."""
@@ -227,3 +229,17 @@ def test_an_operator_administers_over_the_wire_and_nobody_else_does(home: Home) 
     assert call("DELETE", "/api/organizations/club/members/operator", dora)[0] == 200
     assert call("DELETE", f"/api/admin/tokens/{made['id']}", root)[0] == 200
     assert call("GET", "/api/whoami-v2", dora)[0] == 401
+    code, log = call("GET", "/api/admin/audit", root)
+    assert code == 200 and log["holds"] and log["page"][-1]["action"] == "hub.token.revoke"
+    assert call("GET", "/api/admin/audit", reading[1]["secret"])[0] == 403
+
+
+def test_an_edit_of_the_audit_log_is_noticed(home: Home) -> None:
+    home.run("users", "add", "mallory", "--operator")
+    shown = home.json("audit")
+    assert shown["holds"] and shown["latest"][-1]["action"] == "hub.account.create"
+    assert shown["latest"][-1]["actor"].startswith("cli:")
+    with contextlib.closing(sqlite3.connect(home.folder / "hub" / "hub.db")) as database:
+        database.execute("UPDATE audit SET actor = 'alice' WHERE sequence = 2")
+        database.commit()
+    assert "breaks at 2" in home.run("audit", fails=True, complaint=False)

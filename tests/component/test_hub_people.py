@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub import discussions, downloads, gates, likes, listing
@@ -25,6 +25,7 @@ from qwenstack.hub.errors import (
     GatedRepo,
     NotFound,
     RepoNotFound,
+    TooMany,
     Unauthorized,
 )
 from qwenstack.hub.listing import Place, Question
@@ -270,6 +271,24 @@ def test_discussions_are_numbered_without_gaps_by_writers_at_once(database: Engi
     with database.begin() as connection:
         found = discussions.list_discussions(connection, repo.id)
     assert [each.number for each in found.discussions] == list(range(8, 0, -1))
+
+
+def test_one_author_cannot_flood_a_repo(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = publish(database, "acme/model")
+    monkeypatch.setattr(discussions, "OPEN_MAX", 3)
+
+    def begin(connection: Connection, author: str) -> discussions.Discussion:
+        return discussions.open_discussion(
+            connection, repo_id=repo.id, author=author, title="Hello", description="!"
+        )
+
+    with database.begin() as connection:
+        first, _, _ = (begin(connection, "bob") for _ in range(3))
+        with pytest.raises(TooMany, match="close some"):
+            begin(connection, "bob")
+        assert begin(connection, "carol").number == 4
+        discussions.change_status(connection, first, author="bob", status="closed")
+        assert begin(connection, "bob").number == 5
 
 
 def test_a_hidden_comment_is_gone_from_the_database(database: Engine) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from qwenstack.cli.context import home_option, json_option, ledger_connection, print_json
 from qwenstack.core.instants import from_us
 from qwenstack.storage import tables
-from qwenstack.studio.audit_log import verify as verify_chain
+from qwenstack.storage.audit_log import verify as verify_chain
 
 
 @click.group()

@@ -24,8 +24,8 @@ from qwenstack.cli.context import (
 )
 from qwenstack.cli.failures import EXPECTED, describe
 from qwenstack.engines.llamacpp_child import missing_cpu_feature
+from qwenstack.storage import audit_log
 from qwenstack.storage.database import shown
-from qwenstack.studio import audit_log
 from qwenstack.studio.installation import database_url, prepare
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.price_book import load_shelf

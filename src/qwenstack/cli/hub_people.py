@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from qwenstack.cli.context import home_option, json_option, print_json
+from qwenstack.cli.context import actor, home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
 from qwenstack.core.instants import from_us, to_us
 from qwenstack.hub.accounts import directory
@@ -18,6 +19,7 @@ from qwenstack.hub.accounts import tokens as token_store
 from qwenstack.hub.accounts.directory import Account, AccountKind
 from qwenstack.hub.accounts.identity import ROLES, TOKEN_ROLES, TokenRole
 from qwenstack.hub.accounts.tokens import Token
+from qwenstack.storage import audit_log
 
 
 @click.group()
@@ -101,9 +103,10 @@ def add_user(
             full_name=full_name,
             email=email,
             operator=operator,
+            actor=actor(),
         )
         if admin is not None:
-            directory.set_role(connection, account.key, admin, "admin")
+            directory.set_role(connection, account.key, admin, "admin", actor=actor())
     if as_json:
         print_json(_shown(account))
     elif kind == "user":
@@ -139,9 +142,9 @@ def set_role(
     """
     with hub_connection(home, database) as connection:
         if role == "none":
-            directory.remove_member(connection, organisation, user)
+            directory.remove_member(connection, organisation, user, actor=actor())
         else:
-            directory.set_role(connection, organisation, user, role)
+            directory.set_role(connection, organisation, user, role, actor=actor())
     if as_json:
         print_json({"organisation": organisation, "user": user, "role": role})
     else:
@@ -229,6 +232,7 @@ def create_token(
             role=msgspec.convert(role or ("fineGrained" if scopes else "read"), TokenRole),
             scopes=tuple(token_store.parse_scope(each) for each in scopes),
             expires_us=expires,
+            actor=actor(),
         )
     if as_json:
         print_json(_shown_token(made.token) | {"secret": made.secret})
@@ -287,11 +291,41 @@ def revoke_token(token: str, database: str | None, home: Path | None, as_json: b
       qwenstack hub tokens revoke tok_01kb3q2w9d6j4x8c5v7n1m0pzr
     """
     with hub_connection(home, database) as connection:
-        revoked = token_store.revoke_token(connection, token)
+        revoked = token_store.revoke_token(connection, token, actor=actor())
     if as_json:
         print_json(_shown_token(revoked))
     else:
         click.echo(f"{revoked.prefix}… of {revoked.account} is revoked.")
+
+
+@click.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@database_option
+@home_option
+@json_option
+def audit(limit: int, database: str | None, home: Path | None, as_json: bool) -> None:
+    """Show the latest administrative acts, and whether the log's hash chain holds.
+
+    Ends with 1 where a line was changed or is missing.
+
+    \b
+    Examples:
+      qwenstack hub audit
+      qwenstack hub audit --limit 100 --json
+    """
+    with hub_connection(home, database) as connection:
+        lines, broken = audit_log.verify(connection)
+        found = audit_log.read_lines(connection, after=max(lines - limit, 0), limit=limit)
+    if as_json:
+        print_json({"holds": broken is None, "lines": lines, "broken": broken, "latest": found})
+    else:
+        for line in found:
+            at = f"{from_us(line.at_us):%Y-%m-%d %H:%M:%S}"
+            click.echo(f"{at}  {line.actor}  {line.action}  {line.subject}  {line.detail}")
+        whole = "holds" if broken is None else f"breaks at {broken.sequence}: {broken.reason}"
+        click.echo(f"The log of {lines} lines {whole}.")
+    if broken is not None:
+        sys.exit(1)
 
 
 def _shown(account: Account) -> dict[str, object]:

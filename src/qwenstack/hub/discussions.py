@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from qwenstack.core.instants import now_us
-from qwenstack.hub.errors import BadRequest, Conflict, NotFound
+from qwenstack.hub.errors import BadRequest, Conflict, NotFound, TooMany
 from qwenstack.storage.hub_tables import discussion_events, discussions, repos
 from qwenstack.storage.rows import read_row
 
@@ -23,6 +23,8 @@ Status = Literal["open", "closed", "merged", "draft"]
 TITLE_CHARACTERS_MIN, TITLE_CHARACTERS_MAX = 3, 200
 COMMENT_CHARACTERS_MAX = 65_536
 EVENTS_MAX = 5_000
+# Of one author in one repo: each pull request costs the repo a ref.
+OPEN_MAX = 500
 EDITS_MAX = 100
 PAGE = 50
 
@@ -108,11 +110,22 @@ def open_discussion(
 ) -> Discussion:
     """Begin a discussion, or with a `target` ref a pull request; its ref is the caller's to make.
 
-    Raises BadRequest for an unusable title or description.
+    Raises BadRequest for an unusable title or description, TooMany for one author's flood.
     """
     title, description = check_title(title), check_comment(description)
     # Two that open at once must not take the same number.
     connection.execute(select(repos.c.id).where(repos.c.id == repo_id).with_for_update())
+    unfinished = connection.scalar(
+        select(func.count())
+        .select_from(discussions)
+        .where(
+            discussions.c.repo_id == repo_id,
+            discussions.c.author == author,
+            discussions.c.status.in_(("open", "draft")),
+        )
+    )
+    if (unfinished or 0) >= OPEN_MAX:
+        raise TooMany(f"You have {OPEN_MAX} open discussions in this repo; close some first.")
     last = connection.scalar(
         select(func.max(discussions.c.number)).where(discussions.c.repo_id == repo_id)
     )

@@ -14,6 +14,7 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.directory import Account, find_account
 from qwenstack.hub.errors import BadRequest, NotFound
 from qwenstack.hub.registry.repos import Repo
+from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import replace_in
 from qwenstack.storage.hub_tables import access_requests, accounts
 from qwenstack.storage.rows import read_row
@@ -100,6 +101,8 @@ def decide(
         .where(access_requests.c.repo_id == repo.id, access_requests.c.account == account.key)
         .values(status=outcome, reason=reason, decided_us=decided, decided_by=by)
     )
+    detail = {"account": account.key, "outcome": outcome}
+    record(connection, by, "hub.access.decide", repo.name, detail)
     return changed
 
 
@@ -122,6 +125,7 @@ def grant(connection: Connection, repo: Repo, user: str, *, by: str) -> AccessRe
         decided_by=by,
     )
     _put(connection, request)
+    record(connection, by, "hub.access.grant", repo.name, {"account": account.key})
     return request
 
 

@@ -17,9 +17,9 @@ from qwenstack.core.instants import now_us
 from qwenstack.core.money import Money
 from qwenstack.core.refusals import Refusal, RefusalKind, invalid
 from qwenstack.storage import tables
+from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import add_to
 from qwenstack.storage.rows import read_row
-from qwenstack.studio.audit_log import record
 from qwenstack.studio.ledger.entries import FUNDS, GRANTS, transfer, workspace_account
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.writes import Post, write_all

@@ -14,9 +14,13 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import ROLES, Role
 from qwenstack.hub.accounts.names import check_name
 from qwenstack.hub.errors import BadRequest, Conflict, NotFound
+from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import replace_in
 from qwenstack.storage.hub_tables import accounts, memberships
 from qwenstack.storage.rows import read_row
+
+SYSTEM = "system"
+"""Who acts when nobody in particular does, for the audit log."""
 
 AccountKind = Literal["user", "organisation"]
 FULL_NAME_CHARACTERS_MAX = 200
@@ -50,6 +54,7 @@ def create_account(
     full_name: str = "",
     email: str | None = None,
     operator: bool = False,
+    actor: str = SYSTEM,
 ) -> Account:
     """Create a user or an organisation; raises BadRequest for a bad field, Conflict for a name."""
     check_name(name)
@@ -70,6 +75,8 @@ def create_account(
         created_us=now_us(),
     )
     connection.execute(insert(accounts).values(**msgspec.structs.asdict(account)))
+    detail = {"kind": kind, "operator": operator}
+    record(connection, actor, "hub.account.create", account.key, detail)
     return account
 
 
@@ -108,7 +115,9 @@ def count_operators(connection: Connection) -> int:
     return connection.scalar(select(func.count()).select_from(accounts).where(where)) or 0
 
 
-def set_role(connection: Connection, organisation: str, user: str, role: str) -> Member:
+def set_role(
+    connection: Connection, organisation: str, user: str, role: str, *, actor: str = SYSTEM
+) -> Member:
     """Put a user into an organisation in this role, or change the role; raises HubError."""
     if role not in ROLES:
         raise BadRequest(f"role {role[:40]!r} must be one of {', '.join(ROLES)}")
@@ -119,10 +128,14 @@ def set_role(connection: Connection, organisation: str, user: str, role: str) ->
         _keep_an_admin(connection, group, account)
     row = {"organisation": group.key, "user": account.key, "role": known}
     replace_in(connection, memberships, [row])
+    detail = {"user": account.key, "role": known}
+    record(connection, actor, "hub.member.set", group.key, detail)
     return Member(account=account, role=known)
 
 
-def remove_member(connection: Connection, organisation: str, user: str) -> None:
+def remove_member(
+    connection: Connection, organisation: str, user: str, *, actor: str = SYSTEM
+) -> None:
     """Take a user out of an organisation; raises NotFound, or Conflict for its last admin."""
     group = find_account(connection, organisation, "organisation")
     account = find_account(connection, user, "user")
@@ -134,6 +147,7 @@ def remove_member(connection: Connection, organisation: str, user: str) -> None:
     )
     if not gone.rowcount:
         raise NotFound(f"{account.name} is no member of {group.name}.")
+    record(connection, actor, "hub.member.remove", group.key, {"user": account.key})
 
 
 def members(connection: Connection, organisation: str) -> list[Member]:

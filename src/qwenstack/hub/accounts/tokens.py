@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
-from qwenstack.hub.accounts.directory import FULL_NAME_CHARACTERS_MAX, find_account
+from qwenstack.hub.accounts.directory import FULL_NAME_CHARACTERS_MAX, SYSTEM, find_account
 from qwenstack.hub.accounts.identity import RIGHTS, TOKEN_ROLES, Scope, TokenRole
 from qwenstack.hub.errors import BadRequest, NotFound
 from qwenstack.hub.registry.repos import Kind
+from qwenstack.storage.audit_log import record
 from qwenstack.storage.hub_tables import tokens
 from qwenstack.storage.rows import read_row
 
@@ -76,6 +77,7 @@ def create_token(
     role: TokenRole = "read",
     scopes: tuple[Scope, ...] = (),
     expires_us: int | None = None,
+    actor: str = SYSTEM,
 ) -> NewToken:
     """Make a token of a user and give its secret, once; raises HubError for a bad field."""
     owner = find_account(connection, account, "user")
@@ -111,6 +113,8 @@ def create_token(
     row = msgspec.structs.asdict(token)
     row["scopes"] = msgspec.json.encode(scopes).decode()
     connection.execute(insert(tokens).values(**row))
+    detail = {"account": owner.key, "prefix": token.prefix, "role": role, "scopes": scopes}
+    record(connection, actor, "hub.token.create", token.id, detail)
     return NewToken(token=token, secret=secret)
 
 
@@ -144,13 +148,15 @@ def token_of_secret(connection: Connection, secret: str) -> Token | None:
     return None if row is None else _token(row)
 
 
-def revoke_token(connection: Connection, reference: str) -> Token:
+def revoke_token(connection: Connection, reference: str, *, actor: str = SYSTEM) -> Token:
     """End a token now; a token that is over stays as it is. Raises NotFound."""
     token = find_token(connection, reference)
     if token.revoked_us is not None:
         return token
     at_us = now_us()
     connection.execute(update(tokens).where(tokens.c.id == token.id).values(revoked_us=at_us))
+    detail = {"account": token.account, "prefix": token.prefix}
+    record(connection, actor, "hub.token.revoke", token.id, detail)
     return msgspec.structs.replace(token, revoked_us=at_us)
 
 

@@ -104,23 +104,23 @@ class _Organisations:
         return json_response(await asyncio.to_thread(read))
 
     async def set_member(self, request: web.Request) -> web.Response:
-        name = await self._managed(request)
+        name, actor = await self._managed(request)
         user, wanted = request.match_info["user"], await read_json(request, NewRole)
 
         def write() -> dict[str, str]:
             with self._hub.database.begin() as connection:
-                member = directory.set_role(connection, name, user, wanted.role)
+                member = directory.set_role(connection, name, user, wanted.role, actor=actor)
             return {"user": member.account.name, "role": member.role}
 
         return json_response(await asyncio.to_thread(write))
 
     async def remove_member(self, request: web.Request) -> web.Response:
-        name = await self._managed(request)
+        name, actor = await self._managed(request)
         user = request.match_info["user"]
 
         def write() -> None:
             with self._hub.database.begin() as connection:
-                directory.remove_member(connection, name, user)
+                directory.remove_member(connection, name, user, actor=actor)
 
         await asyncio.to_thread(write)
         return json_response({"ok": True})
@@ -137,11 +137,12 @@ class _Organisations:
         await asyncio.to_thread(read)
         return json_response([])
 
-    async def _managed(self, request: web.Request) -> str:
-        identity = await identify(self._hub, request)
+    async def _managed(self, request: web.Request) -> tuple[str, str]:
+        """The organisation, and who may change it and does."""
+        identity: Identity = await identify(self._hub, request)
         name = request.match_info["organisation"]
         refuse(may_manage(identity, name))
-        return name
+        return name, identity.name
 
     async def _guest(self, request: web.Request) -> Identity:
         """The caller, who on a closed hub needs a token to learn who is here."""

@@ -32,6 +32,7 @@ from qwenstack.hub.registry.repos import (
     move_repo,
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
+from qwenstack.storage.audit_log import record
 
 RepoType = Literal["model", "dataset", "space", "kernel"]
 
@@ -155,6 +156,7 @@ class _Repos:
         self._hub.authority.check(identity, repo, "admin")
         with self._hub.database.begin() as connection:
             delete_repo(connection, repo)
+            record(connection, identity.name, "hub.repo.delete", repo.name, {"kind": repo.kind})
 
     async def move(self, request: web.Request) -> web.Response:
         wire = await read_json(request, Move)
@@ -174,9 +176,11 @@ class _Repos:
             namespace = hub.authority.check_namespace(identity, namespace)
         with hub.database.begin() as connection:
             move_repo(connection, repo, f"{namespace}/{short}")
+            detail = {"kind": repo.kind, "to": f"{namespace}/{short}"}
+            record(connection, identity.name, "hub.repo.move", repo.name, detail)
 
     async def settings(self, request: web.Request) -> web.Response:
-        repo, _ = await open_repo(self._hub, request, "admin")
+        repo, identity = await open_repo(self._hub, request, "admin")
         wire = await read_json(request, Settings)
         if wire.gated is True:
             raise BadRequest("'gated' is 'auto', 'manual' or false.")
@@ -184,12 +188,16 @@ class _Repos:
             raise BadRequest("'visibility' is 'public' or 'private'; only spaces are 'protected'.")
         private = wire.private if wire.visibility is None else wire.visibility == "private"
         gated: Gating | None = "" if wire.gated is False else wire.gated
-        await asyncio.to_thread(self._settings, repo, private, gated)
+        await asyncio.to_thread(self._settings, identity, repo, private, gated)
         return json_response({"private": private, "gated": wire.gated})
 
-    def _settings(self, repo: Repo, private: bool | None, gated: Gating | None) -> None:
+    def _settings(
+        self, identity: Identity, repo: Repo, private: bool | None, gated: Gating | None
+    ) -> None:
         with self._hub.database.begin() as connection:
             change_settings(connection, repo, private=private, gated=gated)
+            detail = {"kind": repo.kind, "private": private, "gated": gated}
+            record(connection, identity.name, "hub.repo.settings", repo.name, detail)
 
     async def info(self, request: web.Request) -> web.Response:
         repo, _ = await open_repo(self._hub, request, "see")

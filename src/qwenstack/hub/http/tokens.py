@@ -18,8 +18,10 @@ from qwenstack.hub.http.access import identify
 from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.http.people_wire import shown_token
 from qwenstack.hub.hub import Hub
+from qwenstack.storage import audit_log
 
 _LOG = logging.getLogger(__name__)
+_AUDIT_PAGE = 1000
 
 
 class NewAccount(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -43,6 +45,15 @@ class TokenWish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     expires_at: datetime | None = None
 
 
+class AuditPage(msgspec.Struct, frozen=True):
+    """Some lines of the audit log, and how many of all hold from the first on."""
+
+    holds: bool
+    lines: int
+    broken: audit_log.Broken | None
+    page: list[audit_log.AuditLine]
+
+
 def routes(hub: Hub) -> list[web.RouteDef]:
     """The routes of this module."""
     handlers = _Administration(hub)
@@ -51,6 +62,7 @@ def routes(hub: Hub) -> list[web.RouteDef]:
         web.post("/api/admin/accounts", handlers.create_account),
         web.get("/api/admin/tokens", handlers.tokens),
         web.post("/api/admin/tokens", handlers.create_token),
+        web.get("/api/admin/audit", handlers.audit),
         web.delete("/api/admin/tokens/{token:[^/]+}", handlers.revoke_token),
     ]
 
@@ -82,9 +94,16 @@ class _Administration:
                     full_name=wish.full_name,
                     email=wish.email,
                     operator=wish.operator,
+                    actor=actor.name,
                 )
                 if wish.kind == "organisation":
-                    directory.set_role(connection, account.key, wish.admin or actor.name, "admin")
+                    directory.set_role(
+                        connection,
+                        account.key,
+                        wish.admin or actor.name,
+                        "admin",
+                        actor=actor.name,
+                    )
                 return account
 
         account = await asyncio.to_thread(write)
@@ -117,6 +136,7 @@ class _Administration:
                     role=wish.role,
                     scopes=wish.scopes,
                     expires_us=None if ends is None else to_us(ends),
+                    actor=actor.name,
                 )
 
         made = await asyncio.to_thread(write)
@@ -131,11 +151,26 @@ class _Administration:
 
         def write() -> tokens.Token:
             with self._hub.database.begin() as connection:
-                return tokens.revoke_token(connection, reference)
+                return tokens.revoke_token(connection, reference, actor=actor.name)
 
         token = await asyncio.to_thread(write)
         _LOG.info("%s revoked the token %s of %s", actor.name, token.prefix, token.account)
         return json_response(shown_token(token))
+
+    async def audit(self, request: web.Request) -> web.Response:
+        """The log of administrative acts after a line, and whether its chain holds."""
+        await self._operator(request)
+        after = request.query.get("after", "0")
+        if not after.isascii() or not after.isdigit() or len(after) > 18:
+            raise BadRequest(f"after {after[:40]!r} must be the number of a line")
+
+        def read() -> AuditPage:
+            with self._hub.database.connect().execution_options(read_only=True) as connection:
+                lines, broken = audit_log.verify(connection)
+                found = audit_log.read_lines(connection, after=int(after), limit=_AUDIT_PAGE)
+            return AuditPage(broken is None, lines, broken, found)
+
+        return json_response(await asyncio.to_thread(read))
 
     async def _operator(self, request: web.Request) -> Identity:
         identity: Identity = await identify(self._hub, request)

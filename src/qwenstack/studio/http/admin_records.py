@@ -9,7 +9,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from qwenstack.core.refusals import invalid
-from qwenstack.studio import accounts, audit_log
+from qwenstack.storage import audit_log
+from qwenstack.studio import accounts
 from qwenstack.studio.deployments import Deployment
 from qwenstack.studio.http.admin_route import AdminRoute, Request
 from qwenstack.studio.http.query import read_limit

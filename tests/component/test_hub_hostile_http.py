@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -332,3 +334,26 @@ def test_odd_parameters_are_400_or_bounded(hub: RunningHub) -> None:
         assert call(hub, "POST", "/api/repos/create", json_body=body)[0] == 400, name
     assert call(hub, "PATCH", API)[0] == 405
     assert call(hub, "GET", "/api/nothing/here")[0] == 404
+
+
+def test_a_full_disk_in_the_middle_of_a_commit_is_507_and_keeps_nothing(tmp_path: Path) -> None:
+    """A limit on files' sizes stands for the disk's: the write fails half-way."""
+    with running_hub(tmp_path, lfs_bytes_min=8 * 1024 * 1024) as hub:
+        assert call(hub, "POST", "/api/repos/create", json_body=NEW)[0] == 200
+        before = tip(hub)
+        assert hub.process is not None
+        unlimited = resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE)
+        large = os.urandom(3_000_000)
+        href = batch(hub, sha256(large), len(large))["actions"]["upload"]["href"]
+        resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE, (1_000_000, unlimited[1]))
+        status, headers, answer = commit(hub, file("big.txt", large))
+        assert (status, "disk is full" in answer["error"]) == (507, True), answer
+        assert "disk is full" in headers["x-error-message"]
+        assert call(hub, "PUT", href, token="", body=large)[0] == 507
+        assert tip(hub) == before
+        resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert list((hub.home / "uploads").iterdir()) == []
+        assert commit(hub, file("big.txt", large))[0] == 200
+        opened = hub.open()
+        assert list(opened.store.check()) == []
+        opened.close()

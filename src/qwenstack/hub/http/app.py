@@ -26,6 +26,7 @@ _THREADS = 12
 # A line a module, in the order in which they are asked. Pages come last: `/{namespace}/{name}`
 # matches nearly everything.
 _MODULES = (
+    "health",
     "repos",
     "refs",
     "commits",

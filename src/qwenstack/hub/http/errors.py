@@ -15,7 +15,8 @@ from qwenstack.storage.database import is_gone
 
 _LOG = logging.getLogger(__name__)
 _HEADER_CHARS_MAX = 900
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_TEXT = "The hub's disk is full; nothing of this request was kept."
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -68,12 +69,14 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if not is_gone(error):
             raise
         _LOG.warning("the database failed: %s", error.orig)
-        return error_response(503, "The hub's database is away or full; try again later.")
+        if "is full" in str(error.orig):  # SQLite's and PostgreSQL's word for it
+            return error_response(507, _DISK_FULL_TEXT)
+        return error_response(503, "The hub's database is away; try again later.")
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
         _LOG.warning("the disk is full: %s", error)
-        return error_response(507, "The hub's disk is full; nothing of this request was kept.")
+        return error_response(507, _DISK_FULL_TEXT)
 
 
 def _header_text(message: str) -> str:

@@ -102,7 +102,7 @@ def test_a_scan_of_a_folder_and_of_a_release_exits_by_what_the_hub_would_do(
 
 
 def test_a_release_signed_from_its_manifest_verifies_as_a_folder(
-    repo: Repo, folder: Path, keys: tuple[Path, Path]
+    home: Path, repo: Repo, folder: Path, keys: tuple[Path, Path]
 ) -> None:
     private, public = keys
     assert run("sign", repo.name, "--key", private)[0] == 0
@@ -119,6 +119,13 @@ def test_a_release_signed_from_its_manifest_verifies_as_a_folder(
         "files": 5,
         "difference": {"path": "config.json", "kind": "differs"},
     }
+    assert "holds no model.sig" in run("verify", repo.name, "--public-key", public)[1]
+    hub = open_hub(home / "hub")
+    entry = put(hub, "model.sig", Path("model.sig").read_bytes())
+    with hub.database.begin() as connection:
+        push(connection, repo.id, MAIN, [Add(entry)], Message("sign", "", "me"), at_us=3)
+    hub.close()
+    assert run("verify", repo.name, "--public-key", public)[0] == 0
     old = ("verify", repo.name, "--revision", "HEAD", *release_check[2:])
     assert run(*old)[0] == 0
 

@@ -17,7 +17,6 @@ from qwenstack.hub.facts import (
     Facts,
     LicenceFacts,
     compute,
-    obtain_facts,
     read_facts,
     write_facts,
 )
@@ -285,9 +284,6 @@ def test_stored_facts_are_the_facts(tmp_path: Path) -> None:
         assert read_facts(connection, "d" * 64) is None
         write_facts(connection, "d" * 64, found)
         assert read_facts(connection, "d" * 64) == found
-    nothing: tuple[File, ...] = ()
-    kept = obtain_facts(database, "d" * 64, nothing, lambda _file: io.BytesIO())
-    assert kept == found
     database.dispose()
 
 

@@ -220,11 +220,20 @@ def mutated(draw: st.DrawFn) -> bytes:
     content = bytearray(draw(st.sampled_from(SEEDS)))
     head = 8 + int.from_bytes(content[:8], "little")
     repair = draw(st.booleans())
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4]))):
         reach = head if draw(st.integers(0, 9)) else len(content)
         at = draw(st.integers(8 if repair else 0, max(8, reach - 1)))
-        kind = draw(st.sampled_from(["set", "insert", "delete", "token", "copy"]))
-        if kind == "set" and at < len(content):
+        kind = draw(st.sampled_from(["space", "digit", "set", "insert", "delete", "token", "copy"]))
+        if kind == "space":
+            # Beside a bracket or a comma, where it changes nothing.
+            places = [n for n in range(9, head) if content[n - 1] in b",[{:"]
+            content.insert(draw(st.sampled_from(places or [head])), 32)
+            head += 1
+        elif kind == "digit":
+            digits = [n for n in range(8, head) if 48 <= content[n] <= 57]
+            if digits:
+                content[draw(st.sampled_from(digits))] = draw(st.integers(48, 57))
+        elif kind == "set" and at < len(content):
             content[at] = draw(st.integers(0, 255))
         elif kind == "insert":
             content.insert(at, draw(st.sampled_from(b'0123456789{}[]",:.-eE\\u \n\x00\xff')))
@@ -262,9 +271,14 @@ DTYPES = st.sampled_from(sorted(DTYPE_BITS))
     st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=3),
     st.lists(st.text(max_size=12), min_size=6, max_size=6, unique=True),
     st.integers(0, 16),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), st.integers(-1, 1)), max_size=2),
 )
 def test_what_the_reference_accepts_of_the_specified_form_is_accepted(
-    tensors: list[tuple[str, list[int]]], metadata: dict[str, str], names: list[str], padding: int
+    tensors: list[tuple[str, list[int]]],
+    metadata: dict[str, str],
+    names: list[str],
+    padding: int,
+    shifts: list[tuple[int, int, int]],
 ) -> None:
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -272,6 +286,10 @@ def test_what_the_reference_accepts_of_the_specified_form_is_accepted(
         bits = int(np.prod(shape, dtype=np.int64)) * DTYPE_BITS[dtype]
         header[name] = tensor(dtype, shape, end, end + bits // 8)
         end += bits // 8
+    for which, side, by in shifts:
+        if which < len(tensors):
+            offsets = header[names[which]]["data_offsets"]
+            offsets[side] = max(0, offsets[side] + by)
     content = document(json.dumps(header).encode() + b" " * padding, bytes(end))
     assert accepted(content) == accepted_by_reference(content)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,13 +16,13 @@ import msgspec
 from qwenstack.cli.bars import BuildingBars
 from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
-from qwenstack.cli.hub_files import files_of
+from qwenstack.cli.hub_files import ReleaseFiles, files_of
 from qwenstack.core.instants import from_us
 from qwenstack.engines.models import Progress
 from qwenstack.hub import licence_history, signing
 from qwenstack.hub.errors import NotFound
 from qwenstack.hub.facts import Facts, compute
-from qwenstack.hub.registry.manifests import Entry
+from qwenstack.hub.registry.manifests import Entry, find_entry
 from qwenstack.hub.registry.repos import Kind
 from qwenstack.hub.safety import records
 from qwenstack.hub.safety.findings import Scan
@@ -222,7 +225,7 @@ def _telling(bars: BuildingBars) -> signing.Told:
 @click.option(
     "--signature",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The signature. Default: model.sig in the folder.",
+    help="The signature. Default: model.sig in the folder or the release.",
 )
 @_revision_option
 @_kind_option
@@ -268,12 +271,33 @@ def verify(
         target = signature or folder / signing.SIGNATURE_NAME
         with BuildingBars() as bars:
             found = signing.verify_folder(folder, target, verifier, told=_telling(bars))
-    elif signature is None:
-        raise click.UsageError("give --signature with a repo")
     else:
-        with files_of(reference, kind, revision, database, home) as files:
-            found = signing.verify_release(files.files, signature, verifier)
+        with (
+            files_of(reference, kind, revision, database, home) as files,
+            _signature_of(files, signature) as target,
+        ):
+            found = signing.verify_release(files.files, target, verifier)
     _print_verdict(reference, found.difference, found.files, as_json)
+
+
+@contextmanager
+def _signature_of(files: ReleaseFiles, given: Path | None) -> Iterator[Path]:
+    """The signature that was given, else the release's own model.sig, as a file."""
+    if given is not None:
+        yield given
+        return
+    if files.commit is None:
+        raise signing.SigningError("a file alone has no signature; give its folder")
+    entry = find_entry(files.files, signing.SIGNATURE_NAME)
+    if entry is None:
+        raise signing.SigningError(
+            f"{files.name} holds no {signing.SIGNATURE_NAME}; give one with --signature"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / signing.SIGNATURE_NAME
+        with files.open_file(entry) as file, path.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        yield path
 
 
 def _print_verdict(
@@ -352,7 +376,8 @@ def _lines(found: Facts) -> Iterator[str]:
         yield f"base model: {base.name}   ({base.source})"
     licence = found.licence
     declared = licence.declared_id or licence.declared_name or licence.declared
-    file = f"{licence.file} is {licence.file_id or 'not a text known here'}"
+    what = licence.file_id or licence.file_resembles or "not a text known here"
+    file = f"{licence.file} is {what}"
     yield f"licence: {declared or 'none declared'}; {file if licence.file else 'no licence file'}"
     for claim in found.claims:
         held = f"{claim.claimed or 'nothing'} ({claim.claimed_in})"

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Final, Literal, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, select
 
 from qwenstack.core.instants import now_us
-from qwenstack.core.licences import declared, recognise
+from qwenstack.core.licences import closest, declared, recognise
 from qwenstack.engines.gguf import GgufError, GgufLayout
 from qwenstack.hub import cards
 from qwenstack.hub.claims import Claim, body_claims, compare, config_claims
@@ -65,8 +65,9 @@ class Flag(msgspec.Struct, frozen=True):
 class LicenceFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What licence the card declares and what the licence file is, each as known by its text.
 
-    `declared_id` and `file_id` are ids of `core.licences`, None where it isn't known. `text` is the
-    file's, kept so that a later change shows as a difference; `sha256` is of its bytes.
+    `declared_id` and `file_id` are ids of `core.licences`, None where it isn't known; a file that
+    is close to a known text without being it says so in `file_resembles`. `text` is the file's,
+    kept so that a later change shows as a difference; `sha256` is of its bytes.
     """
 
     declared: str | None = None
@@ -76,6 +77,7 @@ class LicenceFacts(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None
     sha256: str | None = None
     file_id: str | None = None
+    file_resembles: str | None = None
     text: str | None = None
 
 
@@ -318,6 +320,7 @@ class _Release:
         text = raw.decode("utf-8", "replace") if raw is not None else None
         known = declared(card.license, card.license_name)
         found = recognise(text) if text is not None else None
+        close = closest(text) if text is not None and found is None else None
         return LicenceFacts(
             declared=card.license,
             declared_name=card.license_name,
@@ -326,6 +329,7 @@ class _Release:
             file=path,
             sha256=hashlib.sha256(raw).hexdigest() if raw is not None else None,
             file_id=found.id if found else None,
+            file_resembles=close.describe() if close else None,
             text=text,
         )
 
@@ -513,26 +517,6 @@ def write_facts(connection: Connection, manifest_digest: str, found: Facts) -> N
         "computed_us": now_us(),
     }
     replace_in(connection, facts_table, [row])
-
-
-def obtain_facts(
-    database: Engine,
-    manifest_digest: str,
-    manifest: Sequence[_F],
-    open_file: Callable[[_F], BinaryIO],
-    *,
-    kind: str = "model",
-    exists: Callable[[str], bool | None] | None = None,
-) -> Facts:
-    """The facts of a release: the stored ones, else computed now and kept. Blocking."""
-    with database.connect().execution_options(read_only=True) as connection:
-        known = read_facts(connection, manifest_digest)
-    if known is not None:
-        return known
-    found = compute(manifest, open_file, kind=kind, exists=exists)
-    with database.begin() as connection:
-        write_facts(connection, manifest_digest, found)
-    return found
 
 
 class _Version(msgspec.Struct):

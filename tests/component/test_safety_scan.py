@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 
 from qwenstack.hub.safety.confined import ConfinedError, Limits, run_confined
 from qwenstack.hub.safety.findings import Scan
-from qwenstack.hub.safety.policy import PolicyError, default_policy, load_policy
+from qwenstack.hub.safety.policy import PolicyError, default_policy, load_policy, policy_in
 from qwenstack.hub.safety.records import SafetyInspector, quarantine, read_scans, release
 from qwenstack.hub.safety.scanner import scan
 from qwenstack.hub.safety.templates import TemplateAnswer, TemplateRequest
@@ -276,8 +276,9 @@ def test_what_an_operator_lets_out_of_quarantine_is_taken_and_what_is_refused_is
 
 def test_an_operator_changes_single_rules(tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
+    assert policy_in(tmp_path) == default_policy()
     path.write_text('[actions]\nsuspicious = "quarantine"\n[rules.pickle]\naction = "quarantine"\n')
-    policy = load_policy(path)
+    policy = policy_in(tmp_path)
     found = scanned("x", pickle.dumps([1]))
     assert (default_policy().action_on(found), policy.action_on(found)) == ("refuse", "quarantine")
     assert policy.action_on(scanned("x.py", b"")) == "quarantine"

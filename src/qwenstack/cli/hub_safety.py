@@ -15,7 +15,7 @@ import msgspec
 
 from qwenstack.cli.bars import BuildingBars
 from qwenstack.cli.context import home_option, json_option, print_json
-from qwenstack.cli.hub_context import database_option, hub_connection
+from qwenstack.cli.hub_context import database_option, hub_connection, hub_folder
 from qwenstack.cli.hub_files import ReleaseFiles, files_of
 from qwenstack.core.instants import from_us
 from qwenstack.engines.models import Progress
@@ -26,7 +26,7 @@ from qwenstack.hub.registry.manifests import Entry, find_entry
 from qwenstack.hub.registry.repos import Kind
 from qwenstack.hub.safety import records
 from qwenstack.hub.safety.findings import Scan
-from qwenstack.hub.safety.policy import Policy, default_policy, load_policy
+from qwenstack.hub.safety.policy import Policy, load_policy, policy_in
 from qwenstack.hub.safety.scanner import scan as scan_file
 from qwenstack.studio.safe_text import printable
 
@@ -41,7 +41,7 @@ _revision_option = click.option("--revision", default="main", show_default=True)
     "--policy",
     "policy_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of rules that replace the default ones; docs/hub-safety.md has its form.",
+    help="A file of rules instead of the hub's own rules.toml; docs/hub-safety.md has its form.",
 )
 @_revision_option
 @_kind_option
@@ -66,7 +66,7 @@ def scan(
       qwenstack hub scan ./my-model
       qwenstack hub scan alice/my-model --revision v1 --json
     """
-    policy = load_policy(policy_path) if policy_path else default_policy()
+    policy = load_policy(policy_path) if policy_path else policy_in(hub_folder(home))
     scans: list[tuple[Entry, Scan]] = []
     with files_of(reference, kind, revision, database, home) as files:
         for entry in files.files:
@@ -121,10 +121,11 @@ def quarantine(sha256: str | None, database: str | None, home: Path | None, as_j
       qwenstack hub quarantine
       qwenstack hub quarantine --release SHA256
     """
+    policy = policy_in(hub_folder(home))
     with hub_connection(home, database) as connection:
-        if sha256 is not None and not records.release(connection, sha256):
+        if sha256 is not None and not records.release(connection, sha256, policy):
             raise NotFound(f"No content {sha256} is in quarantine; `hub quarantine` lists them.")
-        held = records.quarantine(connection)
+        held = records.quarantine(connection, policy)
     if as_json:
         print_json({"released": sha256, "held": held} if sha256 else held)
         return

@@ -12,6 +12,7 @@ from qwenstack.hub.downloads import Downloads
 from qwenstack.hub.hub import CommitListener, Hub, HubSettings, open_hub
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import PULLS, find_commit
+from qwenstack.hub.safety.policy import policy_in
 from qwenstack.hub.safety.records import SafetyInspector
 from qwenstack.hub.summaries import describer, summary_listener
 
@@ -35,7 +36,7 @@ def serving_hub(
     )
     downloads = Downloads(hub.database)
     hub.download_counters.append(downloads)
-    hub.inspectors.append(SafetyInspector(hub.database))
+    hub.inspectors.append(SafetyInspector(hub.database, policy_in(folder)))
     hub.check_card = check_card
     hub.describe = describer(hub)
     hub.commit_listeners += [summary_listener(hub), pull_request_listener(hub)]

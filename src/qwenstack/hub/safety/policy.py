@@ -74,6 +74,19 @@ def default_policy() -> Policy:
     return msgspec.toml.decode(document, type=Policy)
 
 
+RULES_NAME: Final = "rules.toml"
+"""The operator's own rules, in the hub's folder."""
+
+
+def policy_in(folder: Path) -> Policy:
+    """The rules of the hub in this folder: the default ones, changed by its rules.toml if any.
+
+    Raises PolicyError, OSError.
+    """
+    path = folder / RULES_NAME
+    return load_policy(path) if path.exists() else default_policy()
+
+
 def load_policy(path: Path) -> Policy:
     """The default rules with what the file at `path` replaces; raises PolicyError, OSError."""
     policy = default_policy()

@@ -115,12 +115,12 @@ def quarantine(connection: Connection, policy: Policy | None = None) -> list[Hel
     return held
 
 
-def release(connection: Connection, sha256: str) -> bool:
+def release(connection: Connection, sha256: str, policy: Policy | None = None) -> bool:
     """Let a content out of quarantine: the next push of it is taken. False if none is held so.
 
     What a rule refuses stays refused, released or not.
     """
-    if all(held.sha256 != sha256 for held in quarantine(connection)):
+    if all(held.sha256 != sha256 for held in quarantine(connection, policy)):
         return False
     row = {"sha256": sha256, "scanner": _RELEASED, "verdict": "clean", "findings": "[]"}
     replace_in(connection, scans, [{**row, "scanned_us": now_us()}])

@@ -175,6 +175,9 @@ def test_a_liar_gets_400_and_the_reason_and_nothing_shows(hub: RunningHub) -> No
     assert call(hub, "POST", path, token, body)[1] == b'{"was_inserted":false}'
     assert call(hub, "POST", "/xet/v1/shards", token, shard)[1] == b'{"result":1}'
     assert call(hub, "POST", "/xet/v2/shards", token, shard)[1] == b'{"type":"result"}\n'
+    for old in ("", "s"):
+        assert call(hub, "POST", f"/xet/xorb{old}/default/{name}", token, body)[0] == 200
+        assert call(hub, "POST", f"/xet/shard{old}", token, shard)[1] == b'{"result":1}'
     assert list(opened.store.check()) == []
     opened.close()
 
@@ -281,6 +284,9 @@ def test_a_reconstruction_gives_any_range(
         assert rebuild(hub, json.loads(answer[1]), end - start) == data[start:end]
     assert call(hub, "GET", path, token, Range="bytes=3000000-3000001")[0] == 416
     assert call(hub, "GET", path, token, Range="bytes=5-4")[0] == 400
+    for old in ("reconstructions", "reconstruction"):  # hf_xet 1.2 and 1.1
+        answer = call(hub, "GET", f"/xet/{old}/{xet_hash}", token)
+        assert rebuild(hub, json.loads(answer[1]), len(data)) == data
     second = json.loads(call(hub, "GET", path.replace("v1", "v2"), token)[1])
     assert second["terms"] == whole["terms"]
     assert second["xorbs"].keys() == whole["fetch_info"].keys()

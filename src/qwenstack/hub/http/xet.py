@@ -78,22 +78,29 @@ def routes(hub: Hub) -> list[web.RouteDef]:
     """The routes of this module."""
     xorbs, shards = asyncio.Semaphore(_XORBS_AT_ONCE), asyncio.Semaphore(_SHARDS_AT_ONCE)
     partial = functools.partial
-    return [
+    post_xorb, post_shard = partial(_post_xorb, hub, xorbs), partial(_post_shard, hub, shards)
+    get_chunk, get_file = partial(_get_chunk, hub), partial(_get_reconstruction, hub)
+    part = f"{_PREFIX}/xorbs/{_HASH}/{{first:\\d{{1,6}}}}-{{end:\\d{{1,6}}}}"
+    answers = [
         web.get(f"{API_REPO}/xet-read-token/{{rev:.+}}", partial(_read_token, hub)),
         web.get(f"{API_REPO}/xet-write-token/{{rev:.+}}", partial(_write_token, hub)),
-        web.post(f"{_PREFIX}/v1/xorbs/default/{_HASH}", partial(_post_xorb, hub, xorbs)),
-        web.post(f"{_PREFIX}/v1/shards", partial(_post_shard, hub, shards)),
         web.post(f"{_PREFIX}/v2/shards", partial(_post_shard_told, hub, shards)),
-        web.get(f"{_PREFIX}/v1/chunks/default-merkledb/{_HASH}", partial(_get_chunk, hub)),
-        web.get(f"{_PREFIX}/v1/chunks/default/{_HASH}", partial(_get_chunk, hub)),
-        web.get(f"{_PREFIX}/v1/reconstructions/{_HASH}", partial(_get_reconstruction, hub)),
         web.get(f"{_PREFIX}/v2/reconstructions/{_HASH}", partial(_get_reconstruction2, hub)),
         web.post(f"{_PREFIX}/v1/telemetry", _post_telemetry),
-        web.get(
-            f"{_PREFIX}/xorbs/{_HASH}/{{first:\\d{{1,6}}}}-{{end:\\d{{1,6}}}}",
-            partial(_get_part, hub),
-        ),
+        web.get(part, partial(_get_part, hub)),
     ]
+    # Version 1, and the same before it had a number: hf_xet 1.2 and 1.1 ask so.
+    for version, plural in (("/v1", "s"), ("", "s"), ("", "")):
+        start = f"{_PREFIX}{version}"
+        answers += [
+            web.post(f"{start}/xorb{plural}/default/{_HASH}", post_xorb),
+            web.post(f"{start}/shard{plural}", post_shard),
+            web.post(f"{start}/shard{plural}/default-merkledb/{_HASH}", post_shard),
+            web.get(f"{start}/chunk{plural}/default-merkledb/{_HASH}", get_chunk),
+            web.get(f"{start}/chunk{plural}/default/{_HASH}", get_chunk),
+            web.get(f"{start}/reconstruction{plural}/{_HASH}", get_file),
+        ]
+    return answers
 
 
 # --- tokens -----------------------------------------------------------------------------------

@@ -18,42 +18,22 @@ from qwenstack.hub.lineage.alignment import Basis, find_basis, sample_ids
 from qwenstack.hub.lineage.fingerprint import Fingerprint, finite, layer_similarities
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.roles import READERS, WRITERS
-from qwenstack.hub.lineage.tensors import Floats, Indices, Stacked, Tensor
+from qwenstack.hub.lineage.tensors import Floats, Stacked, Tensor
+from qwenstack.hub.lineage.units import Change, attention_changes, change_of, units
 
 _ROW_FLOATS: Final = 1 << 16  # sampled of one tensor
 _ROWS_MIN: Final = 8
 _EXPERTS_MAX: Final = 8
 _UNITS: Final = 128
 _MATCHED_LAYERS_MAX: Final = 8
-_DENSE_FLOATS_MAX: Final = 1 << 27
 _KEPT_MIN: Final = 0.5  # a cosine from which a tensor counts as kept
 ROLES: Final = (*READERS, *WRITERS)
 
-_GROUPS: Final[tuple[tuple[str, ...], ...]] = (
-    ("gate", "up", "down"),
-    ("q",),
-    ("k",),
-    ("v",),
-    ("o",),
-)
+_FFN: Final = ("gate", "up", "down")
+_ATTENTION: Final = frozenset({"q", "k", "v", "o"})
+_SUSPECT: Final = 0.1  # mean change in place, above which a disguise is looked for
 
 Key = tuple[int, str]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One tensor of the child against the parent's: `cosine`, `change` = 1 - cos² and more.
-
-    `equal` is the share of numbers that did not change at all, `zeros` and `parent_zeros` the
-    shares that are zero; `gain` is the energy of the child's over the parent's.
-    """
-
-    cosine: float
-    change: float
-    equal: float = 0.0
-    zeros: float = 0.0
-    parent_zeros: float = 0.0
-    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +73,11 @@ class Sampled:
     print: Fingerprint
     rows: dict[Key, Floats] = field(default_factory=dict)
 
+    @property
+    def depth(self) -> int:
+        """How many layers it has."""
+        return self.print.depth
+
     def take(self, layer: int, role: str) -> Floats | None:
         """The sampled rows of a layer's matrix."""
         key = (layer, role)
@@ -123,25 +108,6 @@ def _sample(tensor: Tensor) -> Floats:
     return finite(tensor.take(chosen))
 
 
-def change_of(child: Floats, parent: Floats) -> Change:
-    """How the numbers of `child` differ from those of `parent`, of the same shape."""
-    a, b = child.ravel(), parent.ravel()
-    aa, bb = float(a @ a), float(b @ b)
-    if aa <= 0 or bb <= 0:
-        same = aa == bb
-        return Change(float(same), float(not same), float((a == b).mean()))
-    ab = float(a @ b)
-    rest = a - np.float32(ab / bb) * b
-    return Change(
-        cosine=ab / (aa * bb) ** 0.5,
-        change=min(1.0, float(rest @ rest) / aa),
-        equal=float((a == b).mean()),
-        zeros=float((a == 0).mean()),
-        parent_zeros=float((b == 0).mean()),
-        gain=aa / bb,
-    )
-
-
 def compare(child: Sampled, parent: Sampled) -> Comparison:
     """Compare the child with a possible parent."""
     basis, tables = _basis(child, parent)
@@ -152,20 +118,27 @@ def compare(child: Sampled, parent: Sampled) -> Comparison:
         for layer, like in enumerate(mapped)
         if like >= 0
     ]
-    moved = basis.kind != "same"
+    moved = basis.kind != "same" or _narrowed(child, parent)
     if not moved:
         pairs = [_in_place(child, parent, pair) for pair in pairs]
-        moved = bool(pairs) and not _mostly_kept(pairs)
-    if moved and basis.kind != "unrelated":
+    distance, kept = _summary(table, pairs)
+    if basis.kind != "unrelated" and (moved or distance**2 > _SUSPECT):
         chosen = _spread(pairs, _MATCHED_LAYERS_MAX)
         matched = [_matched(child, parent, pair, basis) for pair in chosen]
-        if basis.kind != "same" or _mostly_kept(matched):
-            pairs = matched
-        else:
-            moved = False
-    distance, kept = _summary(table, pairs, moved)
-    return Comparison(
-        basis, moved, table, tuple(pairs), distance, kept, tuple(mapped), parent.print.depth
+        other, other_kept = _summary(table, matched)
+        if moved or other < distance / 2:
+            pairs, distance, kept, moved = matched, other, other_kept, True
+    depth = parent.print.depth
+    return Comparison(basis, moved, table, tuple(pairs), distance, kept, tuple(mapped), depth)
+
+
+def _narrowed(child: Sampled, parent: Sampled) -> bool:
+    """Whether units or heads were dropped, so that what is left must be looked for."""
+    if not child.depth or not parent.depth:
+        return False
+    mine, theirs = child.model.roles.layers[0], parent.model.roles.layers[0]
+    return any(
+        mine[role].shape != theirs[role].shape for role in ROLES if role in mine and role in theirs
     )
 
 
@@ -197,6 +170,14 @@ def _layer_map(child: Sampled, parent: Sampled) -> tuple[list[int], Floats]:
         if layer < len(row) and row[layer] >= row[like] - 0.02:
             like = layer
         out.append(like if row[like] > 0.2 else -1)
+    # A layer that only faintly resembles one that another is nearly equal to has none of its own.
+    strong = {
+        like: max(similarity[at, like] for at, to in enumerate(out) if to == like) for like in out
+    }
+    out = [
+        like if like >= 0 and similarity[layer, like] > 0.6 * strong[like] else -1
+        for layer, like in enumerate(out)
+    ]
     if similarity.shape[0] == similarity.shape[1] and max(out) < 0:
         out = list(range(len(out)))
     return out, similarity.astype(np.float32)
@@ -221,11 +202,6 @@ def _in_place(child: Sampled, parent: Sampled, pair: LayerPair) -> LayerPair:
     return LayerPair(pair.layer, pair.parent_layer, pair.similarity, changes)
 
 
-def _mostly_kept(pairs: list[LayerPair]) -> bool:
-    values = [change.cosine for pair in pairs for change in pair.changes.values()]
-    return bool(values) and float(np.median(values)) >= _KEPT_MIN
-
-
 def _spread(pairs: list[LayerPair], count: int) -> list[LayerPair]:
     if len(pairs) <= count:
         return pairs
@@ -236,16 +212,20 @@ def _matched(child: Sampled, parent: Sampled, pair: LayerPair, basis: Basis) -> 
     """Compare after looking for each unit of the child among the parent's."""
     mine = child.model.roles.layers[pair.layer]
     theirs = parent.model.roles.layers[pair.parent_layer]
+    roles = [role for role in _FFN if role in mine and role in theirs]
+    a = [units(mine, role, None, _UNITS) for role in roles]
+    b = [units(theirs, role, basis, None) for role in roles]
+    pieces = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     changes: dict[str, Change] = {}
-    for group in _GROUPS:
-        roles = [role for role in group if role in mine and role in theirs]
-        if not roles:
-            continue
-        a = [_units(mine, role, None, _UNITS) for role in roles]
-        b = [_units(theirs, role, basis, None) for role in roles]
-        pieces = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-        if len(pieces) == len(roles) and all(x.shape[1] == y.shape[1] for x, y in pieces):
-            changes |= zip(roles, _match(pieces), strict=True)
+    if pieces and len(pieces) == len(roles) and all(x.shape[1] == y.shape[1] for x, y in pieces):
+        changes |= zip(roles, _match(pieces), strict=True)
+    if all(mine[role].shape == theirs[role].shape for role in _ATTENTION & set(mine) & set(theirs)):
+        changes |= attention_changes(mine, theirs, basis)
+    else:  # heads were dropped: those that are left are looked for row by row
+        for role in sorted(_ATTENTION & set(mine) & set(theirs)):
+            x, y = units(mine, role, None, _UNITS), units(theirs, role, basis, None)
+            if x is not None and y is not None and x.shape[1] == y.shape[1]:
+                changes[role] = _match([(x, y)])[0]
     return LayerPair(pair.layer, pair.parent_layer, pair.similarity, changes)
 
 
@@ -262,45 +242,12 @@ def _match(pieces: list[tuple[Floats, Floats]]) -> list[Change]:
     return out
 
 
-def _units(
-    layer: dict[str, Tensor], role: str, basis: Basis | None, count: int | None
-) -> Floats | None:
-    """Unit vectors over the residual stream, the norm's gains folded in: (units, width)."""
-    tensor = layer[role]
-    if tensor.shape[0] * tensor.shape[1] > _DENSE_FLOATS_MAX:
-        return None
-    if role in WRITERS:
-        rows = finite(tensor.rows(0, tensor.shape[0])).T
-        rows = rows[_some(len(rows), count)]
-    else:
-        rows = finite(tensor.take(_some(tensor.shape[0], count)))
-        norm = layer.get("ffn_norm" if role in ("gate", "up") else "attn_norm")
-        if norm is not None and norm.shape == (1, rows.shape[1]):
-            rows = rows * finite(norm.rows(0, 1))
-    if basis is not None:
-        rows = basis.apply(rows)
-    size = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(size, 1e-20), np.float32)
-
-
-def _some(total: int, count: int | None) -> Indices:
-    if count is None or count >= total:
-        return np.arange(total)
-    return np.unique(np.linspace(0, total - 1, count).astype(np.int64))
-
-
-def _summary(table: Change | None, pairs: list[LayerPair], moved: bool) -> tuple[float, float]:
+def _summary(table: Change | None, pairs: list[LayerPair]) -> tuple[float, float]:
     """The distance, and the share of compared tensors that were kept."""
     by_role: dict[str, list[Change]] = {}
     for pair in pairs:
         for role, change in pair.changes.items():
             by_role.setdefault(role, []).append(change)
-    if moved:  # attention can be mixed in ways that its rows don't survive; units can't
-        by_role = {
-            role: changes
-            for role, changes in by_role.items()
-            if role in ("gate", "up", "down") or len(by_role) < 3
-        }
     if table is not None:
         by_role["table"] = [table]
     every = [change for changes in by_role.values() for change in changes]

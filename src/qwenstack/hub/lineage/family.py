@@ -16,6 +16,7 @@ import numpy as np
 
 from qwenstack.hub.lineage.arborescence import parents_of
 from qwenstack.hub.lineage.compare import Comparison, Sampled, compare
+from qwenstack.hub.lineage.inheritance import descends, inherited, order
 from qwenstack.hub.lineage.rounding import lossless_storage, rounds_to
 from qwenstack.hub.lineage.tensors import FULL_PRECISION
 
@@ -24,18 +25,23 @@ _SOFT: Final = 3.0
 _SAME_EQUAL_MIN: Final = 0.999
 _SAME_MOVED_MAX: Final = 0.004  # distance: rounding to bfloat16 after a disguise leaves 0.002
 _FFN: Final = ("gate", "up", "down")
-_ROOT_COST: Final = 12.0
+_ROOT_COST: Final = 30.0  # dearer than any edge, so that related models make one tree
+_DISGUISED: Final = 4.0
+_NEAREST: Final = 6
 
 
 @dataclass
 class Family:
     """Models that share an origin, under different names; each pair is compared once.
 
-    `known` holds the comparisons made, by name, and may be shared between families.
+    `known` and `told` hold what was computed, by name, and may be shared between families.
     """
 
     members: list[Sampled]
     known: dict[tuple[str, str], Comparison] = field(default_factory=dict)
+    told: dict[tuple[str, str, str], tuple[float | None, float | None]] = field(
+        default_factory=dict
+    )
 
     def between(self, child: int, parent: int) -> Comparison:
         """The comparison of two members, by their places."""
@@ -49,6 +55,15 @@ class Family:
         """How far apart two members are, from the nearer of both views."""
         return min(self.between(one, other).distance, self.between(other, one).distance)
 
+    def _told(
+        self, child: Sampled, parent: Sampled, root: Sampled
+    ) -> tuple[float | None, float | None]:
+        """The order of two members seen from the root, and what the child holds of the parent."""
+        key = child.model.name, parent.model.name, root.model.name
+        if key not in self.told:
+            self.told[key] = order(child, parent, root), inherited(child, parent, root)
+        return self.told[key]
+
     def same(self, one: int, other: int) -> bool:
         """Whether two members are the same weights, perhaps stored or arranged differently."""
         a, b = self.members[one], self.members[other]
@@ -61,19 +76,37 @@ class Family:
         return equal >= _SAME_EQUAL_MIN or rounds_to(a, b) or rounds_to(b, a)
 
     def parents(self) -> list[int]:
-        """For each member the place of its parent, -1 for none."""
+        """For each member the place of its parent, -1 for none.
+
+        The tree is found twice: first to learn the root, then with what the root tells about the
+        order of the others (see `inheritance`).
+        """
         originals = self._originals()
         leaders = sorted(set(originals))
-        costs = np.full((len(leaders), len(leaders)), np.inf)
-        for (p, parent), (c, child) in itertools.product(enumerate(leaders), repeat=2):
-            if parent != child and self.between(child, parent).related:
-                costs[p, c] = self._cost(child, parent)
-        tree = parents_of(costs, _ROOT_COST)
-        up = {leaders[c]: leaders[p] if p >= 0 else -1 for c, p in enumerate(tree)}
+        tree = self._tree(leaders, None)
+        roots = [place for place, up in zip(leaders, tree, strict=True) if up < 0]
+        if len(leaders) > 2 and len(roots) == 1:
+            tree = self._tree(leaders, roots[0])
+        up = dict(zip(leaders, tree, strict=True))
         return [
             up[place] if originals[place] == place else originals[place]
             for place in range(len(self.members))
         ]
+
+    def _tree(self, leaders: list[int], root: int | None) -> list[int]:
+        """The parents of these members among themselves, by place."""
+        costs = np.full((len(leaders), len(leaders)), np.inf)
+        for c, child in enumerate(leaders):
+            near = sorted(
+                (place for place in leaders if place != child),
+                key=lambda place: self.distance(child, place),
+            )
+            for parent in near[:_NEAREST]:
+                if self.between(child, parent).related:
+                    costs[leaders.index(parent), c] = self._cost(child, parent, root)
+            if root is not None and root != child and self.between(child, root).related:
+                costs[leaders.index(root), c] = self._cost(child, root, root)
+        return [leaders[p] if p >= 0 else -1 for p in parents_of(costs, _ROOT_COST)]
 
     def _originals(self) -> list[int]:
         """Each member's original among those of the same weights: itself, mostly."""
@@ -86,9 +119,9 @@ class Family:
         out = list(range(count))
         for leader in set(group):
             places = [place for place in range(count) if group[place] == leader]
-            first = min(places, key=self._unoriginal)
+            first = min(places, key=self._unoriginal) if len(places) > 1 else leader
             for place in places:
-                out[place] = first
+                out[place] = first if len(places) > 1 else place
         return out
 
     def _unoriginal(self, place: int) -> tuple[int, int, int, int, int]:
@@ -100,31 +133,59 @@ class Family:
         is_gguf = any(t.name.startswith("blk.") for t in member.model.tensors[:64])
         return moved, is_gguf, member.model.renamed, wide, place
 
-    def _cost(self, child: int, parent: int) -> float:
+    def _cost(self, child: int, parent: int, root: int | None) -> float:
         """Grows with the distance, and with what speaks for the other direction."""
         distance = max(self.distance(child, parent), 1e-5)
-        odds = direction(self.members[child], self.members[parent], self.between(child, parent))
-        return float(np.log(distance / 1e-5) + np.logaddexp(0.0, -odds))
+        pair, back = self.between(child, parent), self.between(parent, child)
+        odds = direction(self.members[child], self.members[parent], pair, back)
+        cost = float(np.log(distance / 1e-5))
+        if pair.units_moved:
+            cost += _DISGUISED
+        elif root is not None and root not in (child, parent):
+            trio = [self.members[place] for place in (child, parent, root)]
+            if not self.between(parent, root).units_moved:
+                later, share = self._told(*trio)
+                if later is not None:
+                    odds = float(np.clip(odds, -_SOFT, _SOFT)) if abs(odds) < _HARD / 2 else odds
+                    odds += _SOFT * 2 * later
+                if share is not None and not descends(share):
+                    cost += _HARD
+        if pair.units_moved:
+            odds += _HARD * float(np.sign(self._moved(child) - self._moved(parent)))
+        return cost + max(0.0, -odds)
+
+    def _moved(self, place: int) -> int:
+        """1 for a member that lies apart from most others: disguised or narrowed."""
+        others = [other for other in range(len(self.members)) if other != place]
+        apart = sum(self.between(place, other).units_moved for other in others)
+        return int(apart > len(others) / 2 and len(others) > 1)
 
 
-def direction(child: Sampled, parent: Sampled, pair: Comparison) -> float:
-    """The log-odds that, of two related models, `child` is indeed the later one."""
-    odds = 0.0
-    for mine, theirs in (
-        (_coarseness(child), _coarseness(parent)),
-        (child.print.vocabulary, parent.print.vocabulary),
-        (parent.print.hidden, child.print.hidden),
-        (_width(parent), _width(child)),
-        (_depth_edits(child, pair), 0),
-    ):
-        odds += _HARD * float(np.sign(mine - theirs))
-    zeros = np.mean(
-        [c.zeros - c.parent_zeros for p in pair.layers for c in p.changes.values()] or [0]
-    )
+def direction(child: Sampled, parent: Sampled, pair: Comparison, back: Comparison) -> float:
+    """The log-odds that, of two related models, `child` is indeed the later one.
+
+    `pair` compares the child with the parent, `back` the parent with the child.
+    """
+    cues = [
+        _HARD * float(np.sign(mine - theirs))
+        for mine, theirs in (
+            (_coarseness(child), _coarseness(parent)),
+            (child.print.vocabulary, parent.print.vocabulary),
+            (parent.print.hidden, child.print.hidden),
+            (_width(parent), _width(child)),
+            (_depth_edits(child, parent, pair, back), 0),
+        )
+    ]
+    changes = [change for layer in pair.layers for change in layer.changes.values()]
+    zeros = float(np.mean([change.zeros - change.parent_zeros for change in changes] or [0.0]))
     if abs(zeros) > 0.05:
-        odds += _HARD * float(np.sign(zeros))
+        cues.append(_HARD * float(np.sign(zeros)))
+    against = sum(cue for cue in cues if cue < 0)
+    if against < 0:  # one thing that cannot be undone is enough, whatever else speaks for it
+        return against
+    odds = sum(cues)
     if not pair.units_moved and child.print.depth == parent.print.depth:
-        gains = [c.gain for p in pair.layers for r, c in p.changes.items() if r in _FFN]
+        gains = [c.gain for layer in pair.layers for r, c in layer.changes.items() if r in _FFN]
         if gains:
             odds += float(np.clip(np.log(np.mean(gains)) / 0.002, -_SOFT, _SOFT))
     return odds
@@ -141,15 +202,14 @@ def _width(member: Sampled) -> int:
     )
 
 
-def _depth_edits(child: Sampled, pair: Comparison) -> int:
+def _depth_edits(child: Sampled, parent: Sampled, pair: Comparison, back: Comparison) -> int:
     """1 where the child dropped or repeated layers of the parent, -1 the other way round."""
-    mine, theirs = child.print.depth, len(pair.layer_map) and pair.parent_depth
+    mine, theirs = child.print.depth, parent.print.depth
     if mine == theirs:
         return 0
-    used = [layer for layer in pair.layer_map if layer >= 0]
-    if mine > theirs:
-        return 1 if len(set(used)) < len(used) else -1
-    return 1
+    deeper = [layer for layer in (pair if mine > theirs else back).layer_map if layer >= 0]
+    repeats = len(set(deeper)) < len(deeper)  # the deeper one holds layers of the other twice
+    return 1 if repeats == (mine > theirs) else -1
 
 
 def _shape(member: Sampled) -> tuple[int, ...]:

@@ -204,7 +204,7 @@ def matrix_codes(
     return _quantise(_levelled(gram / size / size[:, None])[first, second])
 
 
-def _levelled(gram: Floats) -> Floats:
+def _levelled(gram: npt.NDArray[np.floating]) -> Floats:
     """The matrix with its strongest directions made as weak as the others are on average."""
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
     values[-_COMMON_PROBES:] = values[:-_COMMON_PROBES].mean()

@@ -9,47 +9,128 @@ which a model holds is 1 for descendants, 0 for siblings, and between for merges
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from qwenstack.hub.lineage.compare import ROLES, Sampled
 from qwenstack.hub.lineage.tensors import Floats
 
-_COMMON_SHARE: Final = 0.5  # of the directions of a step, the strongest, which training repeats
-_SIDE_MAX: Final = 160
-_LAYERS_MAX: Final = 8
+_COMMON_SHARE: Final = 0.4  # of the directions of a step, the strongest, which training repeats
+_SIDE_MAX: Final = 128
+_COLUMNS_MAX: Final = 1024
+_LAYERS_MAX: Final = 4
 _ERROR_MAX: Final = 0.2  # standard error of the share, above which nothing is said
-DESCENDS_MIN: Final = 0.8
+_DESCENDS: Final = (0.8, 1.25)
 
 
-def inherited(model: Sampled, through: Sampled, origin: Sampled) -> float | None:
+class Taken(Protocol):
+    """A model's sampled matrices by layer and role, layers counted as the origin's are."""
+
+    @property
+    def depth(self) -> int:
+        """How many layers."""
+        ...
+
+    def take(self, layer: int, role: str) -> Floats | None:
+        """The sample of a matrix, None where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Remapped:
+    """A model whose layers are counted as its ancestor's: dropped ones are missing."""
+
+    model: Sampled
+    layers: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        """As many as the ancestor has."""
+        return len(self.layers)
+
+    def take(self, layer: int, role: str) -> Floats | None:
+        """The sample of what has become of the ancestor's layer."""
+        return self.model.take(self.layers[layer], role) if self.layers[layer] >= 0 else None
+
+
+def remapped(model: Sampled, layer_map: tuple[int, ...], depth: int) -> Remapped:
+    """The model's layers by the places that `layer_map` says they come from."""
+    places = [-1] * depth
+    for layer, like in reversed(list(enumerate(layer_map))):
+        if 0 <= like < depth:
+            places[like] = layer
+    return Remapped(model, tuple(places))
+
+
+def descends(share: float | None) -> bool:
+    """Whether a share of a step, if it could be told, is all of it."""
+    return share is not None and _DESCENDS[0] <= share <= _DESCENDS[1]
+
+
+def inherited(model: Taken, through: Taken, origin: Taken) -> float | None:
     """The share of the step from `origin` to `through` that `model` holds; None if unknowable.
 
-    All three must lie in one basis; the median over matrices.
+    All three must lie in one basis. Where the step has no remainder that could be told from
+    noise, the whole step is asked for.
     """
-    shares: list[float] = []
-    weights: list[float] = []
-    depth = min(member.print.depth for member in (model, through, origin))
+    for common in (_COMMON_SHARE, 0.0):
+        share = _share(_steps(model, origin, through, origin, common))
+        if share is not None:
+            return share
+    return None
+
+
+def order(later: Taken, earlier: Taken, origin: Taken) -> float | None:
+    """From 1 for `later` coming after `earlier` to -1 for before it, seen from `origin`.
+
+    What a model learns last is no part of what it knew, so the step between the two, without its
+    strongest directions, is at right angles to the earlier one's step from the origin.
+    """
+    share = _share(_steps(earlier, origin, later, earlier, _COMMON_SHARE))
+    return None if share is None else float(np.clip(1 + 2 * share, -1.0, 1.0))
+
+
+def _steps(
+    model: Taken, model_from: Taken, through: Taken, through_from: Taken, common: float
+) -> Iterator[tuple[float, float, float]]:
+    """For each matrix how much a model's step has of another step's remainder.
+
+    Gives the inner product of both, the remainder's energy, and the variance of their quotient.
+    """
+    members = (model, model_from, through, through_from)
+    depth = min(member.depth for member in members)
     for layer in np.unique(np.linspace(0, depth - 1, min(depth, _LAYERS_MAX)).astype(int)).tolist():
         for role in ROLES:
-            x, s, b = (member.take(layer, role) for member in (model, through, origin))
-            if x is None or s is None or b is None or not x.shape == s.shape == b.shape:
+            x, b, s, c = (member.take(layer, role) for member in members)
+            if x is None or b is None or s is None or c is None:
                 continue
-            step = (s - b)[:_SIDE_MAX, :1024]
-            rest = _remainder(step)
+            if not x.shape == b.shape == s.shape == c.shape:
+                continue
+            step = (s - c)[:_SIDE_MAX, :_COLUMNS_MAX]
+            moved = (x - b)[:_SIDE_MAX, :_COLUMNS_MAX]
+            rest = _remainder(step, common) if common else step
             energy = float((rest * rest).sum())
-            if energy <= 1e-6 * float((step * step).sum()) or energy <= 0:
-                continue
-            moved = (x - b)[:_SIDE_MAX, :1024]
-            shares.append(float((moved * rest).sum()) / energy)
-            weights.append(step.size * energy / max(float((moved * moved).sum()), energy))
-    if not shares or sum(weights) ** -0.5 > _ERROR_MAX:
+            if energy > 1e-6 * float((step * step).sum()) > 0:
+                noise = max(float((moved * moved).sum()), energy) / step.size
+                yield float((moved * rest).sum()), energy, noise / energy
+
+
+def _share(steps: Iterator[tuple[float, float, float]]) -> float | None:
+    """The median share over matrices, weighted by how exactly each one tells it."""
+    found = np.array(list(steps))
+    if not len(found):
         return None
-    return _weighted_median(np.array(shares), np.array(weights))
+    weights = 1.0 / found[:, 2]
+    if float(weights.sum()) ** -0.5 > _ERROR_MAX:
+        return None
+    return _weighted_median(found[:, 0] / found[:, 1], weights)
 
 
-def _remainder(step: Floats) -> Floats:
+def _remainder(step: Floats, common: float) -> Floats:
     """The step without its strongest directions, found on its shorter side."""
     tall = step.shape[0] > step.shape[1]
     side = step.T if tall else step
@@ -57,15 +138,12 @@ def _remainder(step: Floats) -> Floats:
     if not np.isfinite(gram).all() or not gram.any():
         return step
     _, vectors = np.linalg.eigh(gram)
-    top = vectors[:, -max(1, int(len(gram) * _COMMON_SHARE)) :]
+    top = vectors[:, -max(1, int(len(gram) * common)) :]
     rest = side - top @ (top.T @ side)
     return np.asarray(rest.T if tall else rest, np.float32)
 
 
-def _weighted_median(
-    values: np.ndarray[tuple[int], np.dtype[np.float64]],
-    weights: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> float:
+def _weighted_median(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
     order = np.argsort(values)
     total = np.cumsum(weights[order])
     return float(values[order][int(np.searchsorted(total, total[-1] / 2))])

@@ -7,7 +7,6 @@ from typing import Final, Literal
 import numpy as np
 
 from qwenstack.hub.lineage.compare import Comparison, Sampled
-from qwenstack.hub.lineage.tensors import Floats
 
 Relation = Literal[
     "same weights",
@@ -26,8 +25,8 @@ Relation = Literal[
 # A full fine-tune of the bench moves 2 to 15 % of a model, continued pre-training more.
 CONTINUED_MIN: Final = 0.2
 _ZEROS_MIN: Final = 0.05
-_RANK_ENERGY: Final = 0.98
-_RANK_SHARE_MAX: Final = 0.35
+_STEP_MIN: Final = 4.0
+_SIDE_MAX: Final = 256
 
 
 def relation_of(child: Sampled, parent: Sampled, pair: Comparison, *, same: bool) -> Relation:
@@ -43,7 +42,7 @@ def relation_of(child: Sampled, parent: Sampled, pair: Comparison, *, same: bool
         return "expanded vocabulary"
     if narrower(child, parent) or zeros_added(pair) > _ZEROS_MIN:
         return "pruned"
-    if low_rank(child, parent, pair):
+    if added_rank(child, parent, pair) is not None:
         return "adapter"
     return "continued pre-training" if pair.distance > CONTINUED_MIN else "fine-tune"
 
@@ -71,29 +70,25 @@ def zeros_added(pair: Comparison) -> float:
     return float(np.mean(added)) if added else 0.0
 
 
-def low_rank(child: Sampled, parent: Sampled, pair: Comparison) -> bool:
-    """Whether what was added to the parent's matrices is of low rank, as a merged adapter's is.
+def added_rank(child: Sampled, parent: Sampled, pair: Comparison) -> int | None:
+    """The rank of what was added to the parent's matrices, None where it has no sharp one.
 
-    Rounding to a short type adds noise of full rank: so the rank that explains nearly all of the
-    difference is asked for, in matrices whose difference stands above the rounding.
+    A merged adapter of rank r leaves r large singular values, then those of the rounding, many
+    times smaller. Training all weights leaves a spectrum without such a step.
     """
     if pair.units_moved:
-        return False
-    shares: list[float] = []
+        return None
+    found: list[tuple[float, int]] = []
     for layer in pair.layers:
         for role, change in layer.changes.items():
             a, b = child.take(layer.layer, role), parent.take(layer.parent_layer, role)
             if a is None or b is None or change.change < 1e-5:
                 continue
-            shares.append(_rank_share(a - b))
-    untouched = [c.equal > 0.9 for layer in pair.layers for c in layer.changes.values()]
-    if not shares:
-        return False
-    return float(np.median(shares)) < _RANK_SHARE_MAX or float(np.mean(untouched)) > 0.2
-
-
-def _rank_share(delta: Floats) -> float:
-    """The share of singular directions that hold nearly all of the difference."""
-    values = np.linalg.svd(delta[:256, :1024], compute_uv=False) ** 2
-    total = np.cumsum(values) / max(float(values.sum()), 1e-30)
-    return (int(np.searchsorted(total, _RANK_ENERGY)) + 1) / len(values)
+            values = np.linalg.svd((a - b)[:_SIDE_MAX, :1024], compute_uv=False)
+            half = values[: len(values) // 2 + 1]
+            steps = half[:-1] / np.maximum(half[1:], 1e-12)
+            if len(steps):
+                found.append((float(steps.max()), int(steps.argmax()) + 1))
+    if not found or float(np.median([step for step, _ in found])) < _STEP_MIN:
+        return None
+    return int(np.median([rank for _, rank in found]))

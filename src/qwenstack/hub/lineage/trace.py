@@ -11,8 +11,8 @@ from qwenstack.hub.lineage import calibrate
 from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled
 from qwenstack.hub.lineage.family import Family
 from qwenstack.hub.lineage.fingerprint import fingerprint
-from qwenstack.hub.lineage.inheritance import DESCENDS_MIN, inherited
-from qwenstack.hub.lineage.library import Library
+from qwenstack.hub.lineage.inheritance import descends, inherited, remapped
+from qwenstack.hub.lineage.library import Library, affinity
 from qwenstack.hub.lineage.merging import Mixture, elementwise, mixture, vector
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.relation import Relation, relation_of
@@ -24,6 +24,7 @@ Verdict = Literal["derived", "independent", "insufficient"]
 _SCREENED: Final = 48
 _AFFINITY_MIN: Final = 0.25
 _MERGE_CANDIDATES: Final = 12
+_FARTHER_MAX: Final = 1.05
 
 
 class LayerEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,12 +79,36 @@ def trace(model: Model, library: Library) -> Answer:
     if not near:
         return insufficient("there is no candidate that could be read")
     members, affinities = _members(subject, near, library)
-    family = Family(members, library.compared)
+    family = Family(members, library.compared, library.told)
     related = [place for place in range(1, len(members)) if family.between(0, place).related]
     if not related:
         return _independent(near, family, affinities)
-    family = Family([members[0], *[members[place] for place in related]], library.compared)
+    related = _in_one_basis(family, related)
+    kin = [members[0], *[members[place] for place in related]]
+    family = Family(kin, library.compared, library.told)
     return _placed(family, [affinities[place - 1] for place in related])
+
+
+def _in_one_basis(family: Family, related: list[int]) -> list[int]:
+    """Those of the related that lie as the subject does; for a disguised one, as its nearest does.
+
+    Copies in another basis are descendants or copies of those that are left, and comparing each
+    with all would cost more than it tells.
+    """
+    in_place = [place for place in related if not family.between(0, place).units_moved]
+    nearest = min(related, key=lambda place: family.between(0, place).distance)
+    near = family.between(0, nearest).distance
+    if any(family.between(0, place).distance < 2 * near for place in in_place):
+        return in_place
+    same = [
+        place
+        for place in related
+        if place == nearest or not family.between(place, nearest).units_moved
+    ]
+    if len(same) > 1 or len(related) < 3:
+        return same
+    others = [place for place in related if place != nearest]
+    return [*_in_one_basis(family, others), nearest]
 
 
 def insufficient(why: str) -> Answer:
@@ -113,8 +138,9 @@ def _members(
 def _plain(one: Sampled, anchor: Sampled, everyone: list[Sampled]) -> Sampled:
     if one.model.roles.layers:
         return one
-    anchors = [other for other in everyone if other.model.roles.layers][:3]
-    for other in anchors or [anchor]:
+    anchors = [other for other in everyone if other.model.roles.layers]
+    anchors.sort(key=lambda other: -affinity(one.print, other.print))
+    for other in anchors[:3] or [anchor]:
         renamed = named_like(one.model, other.model)
         if renamed is not None:
             return Sampled(renamed, fingerprint(renamed))
@@ -220,17 +246,48 @@ def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
 
 
 def _parent(family: Family, tree: list[int]) -> int:
-    """The subject's parent: the tree's, or that one's parent where the subject bypassed it."""
-    place = tree[0]
+    """The subject's parent, found from the root downwards.
+
+    At each model the subject goes on to that child of which it holds the whole step. Where the
+    root cannot be compared in place the tree's own answer stays.
+    """
+    if tree[0] < 0:
+        return -1
+    subject, place = family.members[0], tree[0]
+    while tree[place] >= 0:
+        place = tree[place]
+    if place == 0 or family.between(0, place).units_moved:
+        return tree[0]
     for _ in range(len(tree)):
-        above = tree[place] if place >= 0 else -1
-        if above <= 0 or family.between(0, place).units_moved:
+        origin = family.members[place]
+        pair = family.between(0, place)
+        view = remapped(subject, pair.layer_map, origin.depth)
+        steps = [
+            (family.distance(0, child), child)
+            for child in range(1, len(tree))
+            if tree[child] == place
+            and not _below(tree, child)
+            and _passable(family, child, place)
+            and family.distance(0, child) < _FARTHER_MAX * pair.distance
+            and descends(inherited(view, family.members[child], origin))
+        ]
+        if not steps:
             return place
-        share = inherited(*(family.members[at] for at in (0, place, above)))
-        if share is None or share >= DESCENDS_MIN:
-            return place
-        place = above
+        place = min(steps)[1]
     return place
+
+
+def _passable(family: Family, child: int, origin: int) -> bool:
+    """Whether a model could have come through `child` in a way that shows."""
+    member = family.members[child]
+    if member.model.quantised and not family.members[0].model.quantised:
+        return False
+    same_depth = member.depth == family.members[origin].depth
+    return (
+        same_depth
+        and not family.same(child, origin)
+        and not family.between(child, origin).units_moved
+    )
 
 
 def _evidence(pair: Comparison, name: str) -> list[Evidence]:

@@ -431,6 +431,10 @@ def test_the_family_tree_is_a_page_an_svg_and_json(hub: RunningHub, alice: HfApi
     publish(alice, "alice/parent")
     child = CARD.replace("tags:", "base_model: alice/parent\nbase_model_relation: finetune\ntags:")
     publish(alice, "alice/child", card=child)
+    counted = alice.model_info("alice/parent", expand=["childrenModelCount", "downloadsAllTime"])
+    assert (counted.children_model_count, counted.downloads_all_time) == (1, 0)
+    checked = alice.model_info("alice/child", securityStatus=True).security_repo_status
+    assert checked is not None and checked["filesWithIssues"] == []
     with urllib.request.urlopen(f"{hub.url}/tree.json?model=alice/child") as answer:
         (tree,) = json.load(answer)["trees"]
     assert tree["member"]["name"] == "alice/parent"

@@ -209,6 +209,21 @@ def trending(connection: Connection, repo_ids: Sequence[str]) -> dict[str, int]:
     return {row.repo_id: row[1] for row in rows}
 
 
+def count_children(connection: Connection, name: str) -> int:
+    """How many public models say on their cards that they descend from `name`."""
+    tag = _escaped(msgspec.json.encode(f"base_model:{name}").decode())
+    statement = (
+        select(func.count())
+        .select_from(repos)
+        .where(
+            repos.c.kind == "model",
+            repos.c.private.is_(False),
+            repos.c.summary.ilike(f"%{tag}%", escape="\\"),
+        )
+    )
+    return connection.scalar(statement) or 0
+
+
 def _rows(
     connection: Connection, identity: Identity, question: Question, after: Place | None
 ) -> Iterator[Row[Any]]:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 import msgspec
 
+from qwenstack.hub import downloads, listing
 from qwenstack.hub.http.instants import wire_instant
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.recorded import Scan, read_scans
 from qwenstack.hub.registry.git_objects import pointer_size
 from qwenstack.hub.registry.manifests import Entry, Manifest
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import Commit
 
 # What a summary holds beside what the repo itself says; see `Hub.describe`.
+_ISSUES_MAX = 1000
 _ALWAYS = ("id", "_id", "modelId", "sha", "private", "gated")
 
 
@@ -33,8 +36,13 @@ def repo_info(
     info["lastModified"] = wire_instant(commit.at_us)
     info["siblings"] = [_sibling(entry, blobs=blobs) for entry in files]
     info["usedStorage"] = sum({entry.sha256: entry.size for entry in files}.values())
-    if security:
-        info["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
+    with hub.database.connect().execution_options(read_only=True) as connection:
+        info["downloadsAllTime"] = downloads.all_time(connection, [repo.id])[repo.id]
+        info["trendingScore"] = listing.trending(connection, [repo.id]).get(repo.id, 0)
+        if "childrenModelCount" in expand:
+            info["childrenModelCount"] = listing.count_children(connection, repo.name)
+        if security:
+            info["securityRepoStatus"] = _security(read_scans(connection, files), files)
     if expand:
         wanted = {*_ALWAYS, *expand}
         info = {key: value for key, value in info.items() if key in wanted}
@@ -61,6 +69,26 @@ def listed_info(repo: Repo) -> dict[str, object]:
         info["modelId"] = repo.name
         info["spaces"] = []
     return info
+
+
+def _security(scans: dict[str, Scan], files: Manifest) -> dict[str, object]:
+    """Whether every file was scanned, and those that are not clean."""
+    bad = [
+        {"path": entry.path, "level": security_level(scan)}
+        for entry in files
+        if (scan := scans.get(entry.path)) is not None and scan.verdict != "clean"
+    ]
+    return {
+        "scansDone": all(entry.path in scans for entry in files),
+        "filesWithIssues": bad[:_ISSUES_MAX],
+    }
+
+
+def security_level(scan: Scan | None) -> str:
+    """What a scan means, in the wire's word; None is a file that no scanner saw yet."""
+    if scan is None:
+        return "queued"
+    return {"clean": "safe", "refused": "unsafe"}.get(scan.verdict, "suspicious")
 
 
 def described(hub: Hub, repo: Repo, commit: Commit, files: Manifest) -> dict[str, object]:

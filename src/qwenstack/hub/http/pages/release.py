@@ -10,7 +10,7 @@ from aiohttp import web
 from markupsafe import Markup
 from sqlalchemy import Connection
 
-from qwenstack.hub import discussions, downloads, gates, likes
+from qwenstack.hub import discussions, downloads, gates, likes, recorded
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.discussions import Page
 from qwenstack.hub.errors import RevisionNotFound
@@ -20,13 +20,12 @@ from qwenstack.hub.http.access import base_url, repo_kind, repo_name
 from qwenstack.hub.http.gated import asker
 from qwenstack.hub.http.likes import liker
 from qwenstack.hub.http.markdown import render
-from qwenstack.hub.http.pages import release_facts
 from qwenstack.hub.http.pages.charts import bars
-from qwenstack.hub.http.pages.release_facts import FactSheet, Kin, Origin, Scan
 from qwenstack.hub.http.pages.run_it import Recipe, recipes
 from qwenstack.hub.http.pages.shell import DATASET_PAGE, MODEL_PAGE, Shell, go_to, repo_path
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.licence_history import LicenceChange
+from qwenstack.hub.recorded import FactSheet, Kin, Origin, Scan
 from qwenstack.hub.registry.manifests import Manifest, find_entry, release_digest
 from qwenstack.hub.registry.refs import list_refs, short_name
 from qwenstack.hub.registry.repos import Repo
@@ -174,11 +173,11 @@ def read_release(
         digest=release_digest(files),
         card=_card(repo, commit, files, content),
         member=member_of(repo),
-        facts=release_facts.read_fact_sheet(connection, commit.manifest),
-        scans=release_facts.read_scans(connection, files),
-        fingerprinted_us=release_facts.fingerprinted_at(connection, commit.manifest),
-        kin=release_facts.read_kin(connection, viewer, repo),
-        licences=release_facts.read_licence_history(connection, commit),
+        facts=recorded.read_fact_sheet(connection, commit.manifest),
+        scans=recorded.read_scans(connection, files),
+        fingerprinted_us=recorded.fingerprinted_at(connection, commit.manifest),
+        kin=recorded.read_kin(connection, viewer, repo),
+        licences=recorded.read_licence_history(connection, commit),
         days=downloads.days(connection, repo.id, _DAYS),
         all_time=downloads.all_time(connection, [repo.id])[repo.id],
         talk=discussions.list_discussions(connection, repo.id),
@@ -187,7 +186,7 @@ def read_release(
             for ref in list_refs(connection, repo.id)
             if ref.name.startswith((HEADS, TAGS))
         ][:_REFS_SHOWN_MAX],
-        origin=release_facts.read_origin(connection, repo.id, commit.oid),
+        origin=recorded.read_origin(connection, repo.id, commit.oid),
         recipes=recipes(repo, files, endpoint, closed=closed),
         liked=account is not None and likes.likes_it(connection, repo.id, account),
         request=gates.find_request(connection, repo, account) if account else None,

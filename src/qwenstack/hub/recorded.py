@@ -1,4 +1,4 @@
-"""What other parts of the hub found out about a release, read from their tables for its page.
+"""What other parts of the hub found out about a release, read from their tables.
 
 Nothing is computed here: what is not in a table yet is shown as not computed.
 """
@@ -6,9 +6,10 @@ Nothing is computed here: what is not in a table yet is shown as not computed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import may
@@ -20,6 +21,7 @@ from qwenstack.hub.registry.manifests import Manifest
 from qwenstack.hub.registry.repos import Repo, find_repo
 from qwenstack.hub.registry.revisions import Commit, read_commit
 from qwenstack.hub.safety.findings import Finding
+from qwenstack.hub.safety.records import scanner_of
 from qwenstack.storage.hub_tables import fingerprints, origins, repos, scans
 from qwenstack.storage.rows import read_row
 
@@ -47,9 +49,8 @@ class FactSheet(msgspec.Struct, frozen=True):
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """What a scanner said of one content."""
+    """What the scanner said of a file."""
 
-    scanner: str
     verdict: str
     findings: tuple[str, ...]
     scanned_us: int
@@ -124,19 +125,20 @@ def read_licence_history(connection: Connection, tip: Commit) -> list[LicenceCha
 
 
 def read_scans(connection: Connection, files: Manifest) -> dict[str, Scan]:
-    """The newest scan of each file's content that has one, by SHA-256."""
+    """What today's scanner found in each file that it has scanned, by path."""
     wanted = sorted({entry.sha256 for entry in files})
-    found: dict[str, Scan] = {}
+    rows: dict[tuple[str, str], Row[Any]] = {}
     for start in range(0, len(wanted), 500):
-        rows = connection.execute(
-            select(scans)
-            .where(scans.c.sha256.in_(wanted[start : start + 500]))
-            .order_by(scans.c.scanned_us)
-        )
-        for row in rows:
-            found[row.sha256] = Scan(
-                row.scanner, row.verdict, _findings(row.findings), row.scanned_us
-            )
+        part = wanted[start : start + 500]
+        for row in connection.execute(select(scans).where(scans.c.sha256.in_(part))):
+            rows[row.sha256, row.scanner] = row
+    found: dict[str, Scan] = {}
+    for entry in files:
+        # A scan is of a content under a kind of name: the same bytes can be one thing or another.
+        scanned = rows.get((entry.sha256, scanner_of(entry.path)))
+        if scanned is not None:
+            findings = _findings(scanned.findings)
+            found[entry.path] = Scan(scanned.verdict, findings, scanned.scanned_us)
     return found
 
 

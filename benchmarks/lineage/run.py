@@ -113,7 +113,7 @@ def run_product(bench: Bench) -> Answers:
     file = bench.folder / "product.json"
     known = msgspec.json.decode(file.read_bytes(), type=Answers) if file.exists() else Answers()
     product = Product(bench.zoo, bench.tree.entries)
-    entries = bench.tree.entries
+    entries = bench.split("test")
     everyone = bench.tree.candidates()
 
     def ask(

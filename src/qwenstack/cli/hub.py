@@ -14,6 +14,8 @@ _COMMANDS = {
     "audit": ("qwenstack.cli.hub_people:audit", "Who administered the hub, hash-chained."),
     "push": ("qwenstack.cli.hub_transfer:push", "Publish a folder as a repo."),
     "pull": ("qwenstack.cli.hub_transfer:pull", "Fetch a repo into a folder."),
+    "mirror": ("qwenstack.cli.hub_mirror:mirror_command", "Copy a repo from another hub."),
+    "origins": ("qwenstack.cli.hub_mirror:origins", "Where copies came from, and their licence."),
     "scan": ("qwenstack.cli.hub_safety:scan", "What files could do to whoever loads them."),
     "quarantine": ("qwenstack.cli.hub_safety:quarantine", "What waits for an operator's look."),
     "sign": ("qwenstack.cli.hub_safety:sign", "Sign a folder or a repo (OpenSSF model signing)."),

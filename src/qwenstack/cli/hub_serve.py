@@ -13,6 +13,7 @@ from rich.text import Text
 
 from qwenstack.cli.context import home_option, json_option
 from qwenstack.cli.hub_context import DEFAULT_PORT, database_option, hub_folder, objects_option
+from qwenstack.cli.hub_upstream import upstream_options, upstream_settings
 from qwenstack.hub.accounts.first_start import OPERATOR, ensure_operator
 from qwenstack.hub.accounts.tokens import NewToken
 from qwenstack.hub.assembly import serving_hub
@@ -35,6 +36,7 @@ from qwenstack.hub.hub import HubSettings
     envvar="QWENSTACK_HUB_PUBLIC_URL",
     help="Where clients reach the hub, behind a proxy (QWENSTACK_HUB_PUBLIC_URL).",
 )
+@upstream_options
 @click.option("--operator", default=OPERATOR, show_default=True, help="The first operator's name.")
 @database_option
 @objects_option
@@ -45,6 +47,9 @@ def serve(
     port: int,
     anonymous_read: bool,
     public_url: str | None,
+    upstream: str | None,
+    upstream_namespaces: str | None,
+    upstream_max_age: str,
     operator: str,
     database: str | None,
     objects: str | None,
@@ -63,13 +68,15 @@ def serve(
       qwenstack hub serve
       qwenstack hub serve --anonymous-read --port 8080
       qwenstack hub serve --host 0.0.0.0 --public-url https://hub.example.com
+      qwenstack hub serve --upstream https://huggingface.co --upstream-namespaces Qwen
     """
     folder = hub_folder(home)
     listener = listen(host, port)
     address, bound = listener.getsockname()[:2]
     reachable = "127.0.0.1" if address in ("0.0.0.0", "::") else address
     endpoint = public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{bound}"
-    settings = HubSettings(public_url=public_url)
+    pulls = upstream_settings(upstream, upstream_namespaces, upstream_max_age)
+    settings = HubSettings(public_url=public_url, upstream=pulls)
     with serving_hub(
         folder,
         anonymous_read=anonymous_read,

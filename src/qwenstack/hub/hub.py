@@ -18,6 +18,7 @@ from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import Commit
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.objects import open_objects
+from qwenstack.hub.upstream_settings import UpstreamSettings
 from qwenstack.storage.database import open_database
 
 OpenFile = Callable[[Entry], BinaryIO]
@@ -41,6 +42,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     uploads_max: int = 256
     drain_s: float = 20.0
+    # Another hub that is asked for what is not here.
+    upstream: UpstreamSettings | None = None
 
 
 class Inspector(Protocol):

@@ -1,0 +1,227 @@
+"""Fetches the files of another hub's commit into the store, each checked against its digest.
+
+What came is noted in a journal, so that the next try asks for the rest alone. A file of which only
+the beginning came is gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from qwenstack.hub.errors import NoSpace, TooLarge
+from qwenstack.hub.hub import Hub
+from qwenstack.hub.registry.git_objects import blob_oid, lfs_pointer
+from qwenstack.hub.registry.manifests import Entry, Manifest, make_manifest
+from qwenstack.hub.registry.paths import shown
+from qwenstack.hub.registry.repos import Kind
+from qwenstack.hub.store.kinds import Content, ContentMismatch, Expected
+from qwenstack.hub.store.objects import FolderObjects
+from qwenstack.hub.upstream import Upstream, UpstreamAway, UpstreamFile, UpstreamRevision
+
+_PIECE_BYTES: Final = 4 * 1024 * 1024
+# Small files go into the store together, so that each is no pack of its own.
+_SMALL_BYTES: Final = 1024 * 1024
+_BATCH_BYTES: Final = 32 * 1024 * 1024
+_DISK_RESERVE_BYTES: Final = 256 * 1024 * 1024
+# A file that came wrong on top of an earlier try's beginning is fetched anew, once.
+_TRIES: Final = 2
+
+CopyProgress = Callable[[int, int], None]
+"""Called with the bytes that came and those that will; may raise to end the copy."""
+
+
+class _Noted(msgspec.Struct, frozen=True):
+    """A line of a copy's journal: these bytes came, were as stated, and are in the store."""
+
+    stated: str
+    content: Content
+
+
+class Fetching:
+    """One copy's transfer: from the list of files to the entries of a commit.
+
+    `folder` keeps what came, `bytes_max` bounds the release, `end_s` is a monotonic instant.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        upstream: Upstream,
+        kind: Kind,
+        found: UpstreamRevision,
+        folder: Path,
+        *,
+        bytes_max: int,
+        end_s: float,
+        progress: CopyProgress,
+    ) -> None:
+        self._hub = hub
+        self._upstream = upstream
+        self._kind = kind
+        self._found = found
+        self._folder = folder
+        self._journal = folder / "journal.jsonl"
+        self._bytes_max = bytes_max
+        self._end_s = end_s
+        self._progress = progress
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self.fetched_files = 0
+        self.fetched_bytes = 0
+
+    def fetch(self, listed: Sequence[UpstreamFile], before: Manifest) -> Manifest:
+        """The files' entries, once all their bytes are in the store."""
+        known = self._known(listed, before)
+        missing = {each.stated: each for each in listed if each.stated not in known}
+        self._check_room(listed, list(missing.values()))
+        self._total_bytes = sum(each.size for each in missing.values())
+        self._progress(0, self._total_bytes)
+        batch: list[tuple[UpstreamFile, bytes]] = []
+        batch_bytes = 0
+        for file in missing.values():
+            part = self._folder / hashlib.sha256(file.stated.encode()).hexdigest()
+            if file.size > _SMALL_BYTES:
+                known[file.stated] = self._large(file, part)
+                continue
+            batch.append((file, self._small(file, part)))
+            batch_bytes += file.size
+            if batch_bytes >= _BATCH_BYTES:
+                known.update(self._store(batch))
+                batch, batch_bytes = [], 0
+        known.update(self._store(batch))
+        return make_manifest(_entry(each, known[each.stated]) for each in listed)
+
+    def _known(self, listed: Sequence[UpstreamFile], before: Manifest) -> dict[str, Content]:
+        """What need not come again: the repo has it, or an interrupted copy of it fetched it.
+
+        That another repo has a content says nothing: who knows its hash has no right to it yet.
+        """
+        noted: dict[str, Content] = {}
+        if self._journal.exists():
+            for line in self._journal.read_bytes().splitlines():
+                try:
+                    each = msgspec.json.decode(line, type=_Noted)
+                except msgspec.DecodeError:  # the end of an interrupted write
+                    continue
+                noted[each.stated] = each.content
+        for entry in before:
+            stated = f"sha256:{entry.sha256}" if entry.lfs else f"git:{entry.git_oid}"
+            content = Content(entry.sha256, entry.size, entry.xet_hash, entry.git_oid)
+            noted.setdefault(stated, content)
+        wanted = {each.stated: noted[each.stated] for each in listed if each.stated in noted}
+        held = self._hub.store.hold(each.sha256 for each in wanted.values())
+        return {stated: each for stated, each in wanted.items() if each.sha256 in held}
+
+    def _check_room(self, listed: Sequence[UpstreamFile], missing: Sequence[UpstreamFile]) -> None:
+        hub = self._hub
+        for file in listed:
+            if file.size > hub.settings.file_bytes_max:
+                raise TooLarge(
+                    f"{shown(file.path)} has {file.size} bytes; this hub takes files of at most "
+                    f"{hub.settings.file_bytes_max}."
+                )
+        total = sum(file.size for file in listed)
+        if total > self._bytes_max:
+            raise TooLarge(
+                f"{self._found.name} has {total} bytes; at most {self._bytes_max} are copied."
+            )
+        needed = max((file.size for file in missing), default=0)
+        if isinstance(hub.store.objects, FolderObjects):
+            needed += sum(file.size for file in missing)
+        free = shutil.disk_usage(self._folder).free
+        if needed and needed + _DISK_RESERVE_BYTES > free:
+            raise NoSpace(
+                f"A copy of {self._found.name} needs about {needed} bytes; the disk has {free}."
+            )
+
+    def _came(self, count: int) -> None:
+        self._done_bytes += count
+        self.fetched_bytes += count
+        if time.monotonic() > self._end_s:
+            raise UpstreamAway("The copy took longer than it may; the next one goes on from here.")
+        self._progress(self._done_bytes, self._total_bytes)
+
+    def _fetch(self, file: UpstreamFile, part: Path) -> None:
+        """Let the part hold the file's bytes, as stated. Raises UpstreamAway for others."""
+        for _ in range(_TRIES):
+            resumed = part.exists() and part.stat().st_size > 0
+            counted = self._done_bytes
+            self._upstream.fetch(
+                self._kind, self._found.name, self._found.oid, file, part, self._came
+            )
+            if _digest(part, file) == file.stated:
+                self.fetched_files += 1
+                return
+            part.unlink()
+            self._done_bytes = counted
+            if not resumed:
+                break
+        raise UpstreamAway(
+            f"{self._upstream.endpoint} sent other bytes of {shown(file.path)} than it states "
+            f"({file.stated}); nothing of this copy is published."
+        )
+
+    def _large(self, file: UpstreamFile, part: Path) -> Content:
+        self._fetch(file, part)
+        expect = None if file.sha256 is None else Expected(file.sha256, file.size)
+        try:
+            content = self._hub.store.put(_pieces(part), expect=expect)
+        except ContentMismatch as error:
+            raise UpstreamAway(str(error)) from error
+        self._note([(file, content)])
+        part.unlink()
+        return content
+
+    def _small(self, file: UpstreamFile, part: Path) -> bytes:
+        self._fetch(file, part)
+        return part.read_bytes()
+
+    def _store(self, batch: list[tuple[UpstreamFile, bytes]]) -> dict[str, Content]:
+        if not batch:
+            return {}
+        contents = self._hub.store.put_all([data for _, data in batch])
+        stored = [(file, content) for (file, _), content in zip(batch, contents, strict=True)]
+        self._note(stored)
+        return {file.stated: content for file, content in stored}
+
+    def _note(self, stored: Sequence[tuple[UpstreamFile, Content]]) -> None:
+        lines = [msgspec.json.encode(_Noted(file.stated, content)) for file, content in stored]
+        with self._journal.open("ab") as journal:
+            journal.write(b"\n" + b"\n".join(lines) + b"\n")
+
+
+def _entry(file: UpstreamFile, content: Content) -> Entry:
+    large = file.sha256 is not None
+    pointer = blob_oid(lfs_pointer(content.sha256, content.size))
+    return Entry(
+        file.path,
+        content.size,
+        content.sha256,
+        pointer if large else content.git_oid,
+        large,
+        content.xet_hash,
+    )
+
+
+def _digest(part: Path, file: UpstreamFile) -> str:
+    """The digest of the part's bytes, of the kind that the file's is stated in."""
+    # Git's blob id is a SHA-1: it is all that a hub states of small files.
+    digest = hashlib.sha1(usedforsecurity=False) if file.sha256 is None else hashlib.sha256()
+    if file.sha256 is None:
+        digest.update(b"blob %d\0" % part.stat().st_size)
+    for piece in _pieces(part):
+        digest.update(piece)
+    return f"{'git' if file.sha256 is None else 'sha256'}:{digest.hexdigest()}"
+
+
+def _pieces(part: Path) -> Iterator[bytes]:
+    with part.open("rb") as opened:
+        while piece := opened.read(_PIECE_BYTES):
+            yield piece

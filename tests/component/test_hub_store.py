@@ -116,6 +116,24 @@ def test_what_was_put_is_what_is_read(store: ContentStore, data: st.DataObject) 
     store.verify(content.sha256)
 
 
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(st.tuples(st.integers(0, 900_000), st.integers(0, 300_000)), max_size=12))
+def test_a_reader_that_jumps_and_reads_on_gets_what_a_file_would_give(
+    store: ContentStore, steps: list[tuple[int, int]]
+) -> None:
+    original = random_bytes(800_000)
+    content = store.put([original])
+    plain = io.BytesIO(original)
+    with store.open(content.sha256) as file:
+        for place, size in steps:
+            if place % 3:  # else it reads on
+                assert file.seek(place) == plain.seek(place)
+            assert file.read(size) == plain.read(size)
+            assert file.tell() == plain.tell()
+
+
 def test_the_store_works_the_same_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
     store = open_store(tmp_path, postgres_url)
     data = random_bytes(3_000_000)

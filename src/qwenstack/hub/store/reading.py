@@ -193,7 +193,10 @@ def verify_layout(table: PackTable, layout: Layout) -> None:
 
 
 class ContentReader(io.RawIOBase):
-    """A content as a seekable file. Every read is of whole, checked chunks."""
+    """A content as a seekable file. Every read is of whole, checked chunks.
+
+    The first read at a place fetches one chunk; who reads on gets those that follow by the block.
+    """
 
     def __init__(self, table: PackTable, layout: Layout) -> None:
         super().__init__()
@@ -202,6 +205,7 @@ class ContentReader(io.RawIOBase):
         self._place = 0
         self._chunk_start = 0
         self._chunk: memoryview = memoryview(b"")
+        self._following: Iterator[tuple[int, Leaf, memoryview]] | None = None
 
     def readable(self) -> bool:
         """It is."""
@@ -229,13 +233,28 @@ class ContentReader(io.RawIOBase):
         if self._place >= self._layout.content.size or not len(buffer):
             return 0
         if not 0 <= self._place - self._chunk_start < len(self._chunk):
-            found = checked_chunks(self._table, self._layout, self._place, self._place + 1)
-            self._chunk_start, _, self._chunk = next(iter(found))
+            self._fetch()
         begin = self._place - self._chunk_start
         taken = self._chunk[begin : begin + len(buffer)]
         buffer[: len(taken)] = taken
         self._place += len(taken)
         return len(taken)
+
+    def close(self) -> None:
+        """Let go of the pack that is read."""
+        self._following = None
+        super().close()
+
+    def _fetch(self) -> None:
+        """Make the chunk at the place the current one."""
+        reads_on = len(self._chunk) > 0 and self._place == self._chunk_start + len(self._chunk)
+        if not reads_on:
+            self._following = None
+        end = None if reads_on else self._place + 1
+        found = self._following or checked_chunks(self._table, self._layout, self._place, end)
+        if reads_on:
+            self._following = found
+        self._chunk_start, _, self._chunk = next(found)
 
 
 def open_layout(table: PackTable, layout: Layout) -> BinaryIO:

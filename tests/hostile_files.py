@@ -89,6 +89,17 @@ def _nested(levels: int) -> bytes:
     return content
 
 
+def _zip64() -> bytes:
+    """An archive whose directory's place only the 64-bit record tells."""
+    raw = zipped({"a": b"x"})
+    at = raw.index(b"PK\x01\x02")
+    end = raw.index(b"PK\x05\x06")
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, end - at, at)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    last = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 65_535, 65_535, 2**32 - 1, 2**32 - 1, 0)
+    return raw[:end] + record + locator + last
+
+
 def _encrypted_zip() -> bytes:
     raw = bytearray(zipped({"a": b"secret"}))
     raw[6] |= 1
@@ -102,8 +113,8 @@ def _directory_of_4_gib() -> bytes:
     )  # fmt: skip
 
 
-def _numpy_of_objects() -> bytes:
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+def _numpy_of_objects(before: bytes = b"") -> bytes:
+    header = before + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + pickle.dumps(COMMAND)
 
@@ -150,6 +161,10 @@ _MAKERS: dict[str, Callable[[], Hostile]] = {
         "weights.dat", zipped({"archive/data.pkl": pickle.dumps(COMMAND)}), "torch-archive"),
     "torchscript": lambda: Hostile(
         "m.dat", zipped({"m/constants.pkl": b"\x80\x02).", "m/code/x.py": b"1"}), "torch-archive"),
+    "pickle_in_a_second_gzip": lambda: Hostile(
+        "x.gz", gzip.compress(b"") + gzip.compress(pickle.dumps(COMMAND)), "pickle-dangerous"),
+    "numpy_of_objects_far_on": lambda: Hostile("a.npy", _numpy_of_objects(b" " * 30_000),
+                                               "numpy-objects"),
     "numpy_of_objects": lambda: Hostile("a.npy", _numpy_of_objects(), "numpy-objects"),
     "numpy_of_objects_in_npz": lambda: Hostile("a.npz", zipped({"a.npy": _numpy_of_objects()}),
                                                "numpy-objects"),
@@ -169,9 +184,11 @@ _MAKERS: dict[str, Callable[[], Hostile]] = {
     "keras_lambda": lambda: Hostile(
         "m.keras", zipped({"config.json": b'{"class_name": "Lambda", "config": {}}'}),
         "keras-code"),
+    "keras_lambda_escaped": lambda: Hostile(
+        "m.keras", zipped({"config.json": rb'{"class\u005fname":"\u004cambda"}'}), "keras-code"),
     "keras_lambda_in_hdf5": lambda: Hostile(
         "m.h5", b"\x89HDF\r\n\x1a\n" + bytes(100) + b'{"class_name": "Lambda"}', "keras-code"),
-    "hdf5_after_a_block": lambda: Hostile("m.dat", bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(9),
+    "hdf5_after_a_block": lambda: Hostile("m.dat", bytes(16_384) + b"\x89HDF\r\n\x1a\n" + bytes(9),
                                           "hdf5", "quarantine"),
     "saved_model": lambda: Hostile("saved_model.pb", b"x", "saved-model", "quarantine"),
     # Archives.
@@ -209,6 +226,9 @@ _MAKERS: dict[str, Callable[[], Hostile]] = {
     "gzip_cut_short": lambda: Hostile("x.gz", gzip.compress(b"x" * 100)[:-12], "archive-damaged",
                                       "quarantine"),
     "zip_behind_text": lambda: Hostile("README.md", b"# hi\n" + zipped({"a": b"x"}), "polyglot"),
+    "zip_64_behind_text": lambda: Hostile("README.md", b"# hi\n" + _zip64(), "polyglot"),
+    "tar_without_a_name": lambda: Hostile("x", tarred((member(""), pickle.dumps(COMMAND))),
+                                          "pickle-dangerous"),
     "zip_behind_tensors": lambda: Hostile(
         "m.safetensors", SOUND_TENSORS + zipped({"a": b"x"}), "polyglot"),
     # Weights.

@@ -12,7 +12,7 @@ import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -64,6 +64,13 @@ QWEN_TEMPLATE = """{%- if tools %}{{- '<|im_start|>system\\n' }}
 {%- if enable_thinking is defined and enable_thinking is false %}
 {{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"""
 
+
+def numpy_file(array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 HONEST = {
     "README.md": b"---\nlicense: apache-2.0\n---\n# A model\nIt says (cos) and import os.\n",
     "model.safetensors": SOUND_TENSORS,
@@ -82,7 +89,8 @@ HONEST = {
     "data.zip": zipped({"a/b.txt": b"x" * 1000, "c.json": b"{}"}),
     "data.tar": tarred((member("a.txt"), b"x"), (member("d", tarfile.DIRTYPE), b"")),
     "data.tar.gz": tarred((member("a.txt"), b"x" * 5000), mode="w:gz"),
-    "a.npz": zipped({"a.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (0,)}\n"}),
+    "a.npz": zipped({"a.npy": numpy_file(np.zeros((2, 2), np.float32))}),
+    "a.npy": numpy_file(np.zeros(3, np.dtype([("x", "<f4"), ("y", "<i8")]))),
     "empty": b"",
     "one.bin": b"x",
     "zeros.bin": bytes(100_000),

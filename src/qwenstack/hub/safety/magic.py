@@ -40,6 +40,7 @@ _STARTS: Final[tuple[tuple[bytes, Kind], ...]] = (
     (b"#!", "script"),
 )
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_HDF5_PLACES: Final = (0, *(512 << n for n in range(7)))
 
 # The versions of Python 3's bytecode (importlib._bootstrap_external lists them), with room ahead.
 _BYTECODE_VERSIONS: Final = range(3000, 4000)
@@ -70,7 +71,7 @@ def recognise(head: bytes) -> Kind | None:
     if _is_bytecode(head):
         return "marshal"
     # HDF5 allows a block of the writer's own before it.
-    if any(head.startswith(_HDF5, at) for at in (0, 512, 1024, 2048, 4096)):
+    if any(head.startswith(_HDF5, at) for at in _HDF5_PLACES):
         return "hdf5"
     if is_tar_header(head[:512]):
         return "tar"
@@ -98,12 +99,15 @@ def rule_of_name(path: str) -> str | None:
 
 def is_tar_header(block: bytes) -> bool:
     """Whether these 512 bytes are a tar member's header: its checksum holds."""
-    if len(block) < 512 or not any(block[:100]):
+    if len(block) < 512:
         return False
     stated = block[148:156].strip(b" \0")
     if not stated or not set(stated) <= set(b"01234567"):
         return False
-    return int(stated, 8) == sum(block[:148]) + 8 * 32 + sum(block[156:512])
+    summed = block[:148] + b" " * 8 + block[156:512]
+    # Old writers summed the bytes as signed ones.
+    signed = sum(summed) - 256 * sum(byte > 127 for byte in summed)
+    return int(stated, 8) in (sum(summed), signed)
 
 
 def zip_directories(tail: bytes, file_bytes: int) -> list[int]:
@@ -114,12 +118,16 @@ def zip_directories(tail: bytes, file_bytes: int) -> list[int]:
     """
     places: list[int] = []
     at = tail.rfind(b"PK\x05\x06")
-    while at >= 0 and len(places) < 16:
-        record = tail[at : at + 22]
-        comment = int.from_bytes(record[20:22], "little")
-        if len(record) == 22 and at + 22 + comment <= len(tail):
-            before = file_bytes - len(tail) + at
-            size, offset = (int.from_bytes(record[n : n + 4], "little") for n in (12, 16))
+    while at >= 0 and len(places) < 64:
+        # The 64-bit record, where there is one, and its locator stand right before.
+        for start, size_at, offset_at, width in ((at, 12, 16, 4), (at - 76, 40, 48, 8)):
+            if start < 0 or (width == 8 and not tail.startswith(b"PK\x06\x06", start)):
+                continue
+            before = file_bytes - len(tail) + start
+            size, offset = (
+                int.from_bytes(tail[start + n : start + n + width], "little")
+                for n in (size_at, offset_at)
+            )
             # Some readers go by the size, some by the offset.
             places += [place for place in (before - size, offset) if 0 <= place < before]
         at = tail.rfind(b"PK\x05\x06", 0, at)

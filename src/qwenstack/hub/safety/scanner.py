@@ -48,6 +48,7 @@ _NESTED_BYTES_MAX: Final = 256 * 1024 * 1024
 _TAIL_BYTES: Final = 65_557
 _TORCH_MEMBER: Final = re.compile(r"(^|/)(data|constants|version|bytecode)\.pkl$")
 _KERAS_LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"(?:[A-Za-z_.]*>)?(Lambda|TFSMLayer)"')
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _NUMPY_OBJECT: Final = re.compile(rb"['\"][|<>=]?O[0-9]*['\"]")
 _PACKED: Final[dict[Kind, Compression]] = {
     "gzip": "gzip", "bzip2": "bzip2", "xz": "xz", "zlib": "zlib"
@@ -163,7 +164,7 @@ class _Visitor:
     def _check_keras(self, head: bytes, stream: Readable, member: Member) -> None:
         document = head + read_up_to(stream, min(member.size, _KERAS_BYTES_MAX))
         self._budget.spend_bytes(len(document))
-        if match := _KERAS_LAMBDA.search(document):
+        if match := _KERAS_LAMBDA.search(_unescaped(document)):
             self._found.add("keras-code", f"it has a layer {match[1].decode()}", member.path)
 
     def _nested(self, member: Member, head: bytes, stream: Readable, magic: str | None) -> None:
@@ -209,12 +210,19 @@ def _check_head(path: str, head: bytes, found: Findings, place: str) -> None:
     if magic in _SAID:
         rule, words = _SAID[magic]
         found.add(rule, words, place)
-    elif magic == "numpy" and _NUMPY_OBJECT.search(head[:10_000]):
+    elif magic == "numpy" and _holds_objects(head):
         found.add("numpy-objects", "it is an array of Python objects", place)
     elif magic in (None, "zlib") and pickles.looks_like_pickle(head):
         contents = pickles.contents(head)
         rule = "pickle-dangerous" if contents.dangerous else "pickle"
         found.add(rule, f"it is a pickle; {pickles.describe(contents)}", place)
+
+
+def _holds_objects(head: bytes) -> bool:
+    """Whether an .npy header names the object dtype, or is too long for any honest one."""
+    wide = head[6:7] != b"\x01"
+    length = int.from_bytes(head[8:12] if wide else head[8:10], "little")
+    return length > len(head) or _NUMPY_OBJECT.search(head, 8, 12 + length) is not None
 
 
 def _check_packed(
@@ -250,10 +258,15 @@ def _check_packed(
 
 def _check_keras(file: BinaryIO, found: Findings, place: str) -> None:
     document = read_up_to(file, _KERAS_BYTES_MAX)
-    if match := _KERAS_LAMBDA.search(document):
+    if match := _KERAS_LAMBDA.search(_unescaped(document)):
         found.add("keras-code", f"it has a layer {match[1].decode()}", place)
     else:
         found.add("hdf5", "it is an HDF5 file", place)
+
+
+def _unescaped(document: bytes) -> bytes:
+    """JSON with the letters that were written as \\u00xx put back."""
+    return _ESCAPED_LETTER.sub(lambda match: bytes([int(match[1], 16)]), document)
 
 
 def _check_safetensors(file: BinaryIO, file_bytes: int, found: Findings) -> None:

@@ -30,6 +30,8 @@ class _Decompressor(Protocol):
     def eof(self) -> bool: ...
     @property
     def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
 
 
@@ -47,6 +49,10 @@ class _Inflate:
     def needs_input(self) -> bool:
         return not self._inflate.unconsumed_tail
 
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
     def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
@@ -60,41 +66,60 @@ def _decompressor(kind: Compression) -> _Decompressor:
 
 
 class Unpacked:
-    """The first member of a compressed stream; reading raises BombFound and StreamDamaged.
+    """What a compressed stream holds; reading raises BombFound and StreamDamaged.
 
-    What comes out is charged to the budget, which raises LimitReached.
+    Streams that follow each other count as one, as gzip, bzip2 and xz read them. What comes out
+    is charged to the budget, which raises LimitReached.
     """
 
     def __init__(self, packed: Readable, kind: Compression, budget: Budget) -> None:
         self._packed = packed
         self._budget = budget
+        self._kind = kind
         self._decompressor = _decompressor(kind)
         self._in = 0
         self._out = 0
         self._full = False
+        self._ahead = b""
+        self._is_later = False
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
         size = min(size, _PIECE_BYTES)
         if size <= 0:
             return b""  # to zlib, no bytes at most means no bound
-        while not self._decompressor.eof:
-            data = b""
+        while not self._decompressor.eof or self._goes_on():
+            data, self._ahead = self._ahead, b""
             # After a full piece more may be ready within, also with all input consumed.
-            if self._decompressor.needs_input and not self._full:
-                data = self._packed.read(_PIECE_BYTES) or b""
+            if not data and self._decompressor.needs_input and not self._full:
+                data = self._take()
                 if not data:
                     raise StreamDamaged("it ends in the middle")
-                self._in += len(data)
             try:
                 piece = self._decompressor.decompress(data, size)
             except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+                if self._is_later:
+                    return b""  # what follows the first stream is no stream: padding, most often
                 raise StreamDamaged(str(error)) from error
             self._full = len(piece) == size
             if piece:
                 self._count(len(piece))
                 return piece
         return b""
+
+    def _goes_on(self) -> bool:
+        """Whether another stream follows the one that ended; if so, it is begun."""
+        rest = self._decompressor.unused_data or self._take()
+        if not rest.strip(b"\0") or self._kind == "zlib":
+            return False
+        self._decompressor = _decompressor(self._kind)
+        self._ahead, self._is_later, self._full = rest, True, False
+        return True
+
+    def _take(self) -> bytes:
+        data = self._packed.read(_PIECE_BYTES) or b""
+        self._in += len(data)
+        return data
 
     def _count(self, count: int) -> None:
         self._out += count

@@ -12,16 +12,16 @@ import numpy.typing as npt
 Costs = npt.NDArray[np.float64]
 
 
-def parents_of(costs: Costs, root_cost: float) -> list[int]:
+def parents_of(costs: Costs, root_costs: Costs) -> list[int]:
     """For each node its parent, -1 for a root: the choice of least total cost.
 
     `costs[p, c]` is what it costs that p is c's parent, infinity for never. Having no parent costs
-    `root_cost`, so that unlike groups fall apart into trees of their own.
+    what `root_costs` says for the node.
     """
     count = len(costs)
     table = np.full((count + 1, count + 1), np.inf)
     table[:count, :count] = costs
-    table[count, :count] = root_cost
+    table[count, :count] = root_costs
     np.fill_diagonal(table, np.inf)
     chosen = _edmonds(table, count)
     return [-1 if chosen[node] == count else chosen[node] for node in range(count)]

@@ -16,3 +16,14 @@ def derived(affinity: float, kept: float) -> float:
 def placed(distance: float, margin: float) -> float:
     """The probability that the parent found is the right one of its family."""
     return 1 / (1 + math.exp(-(2 + 8 * margin)))
+
+
+def adapter(score: float, close: int, *, named: bool) -> float:
+    """The probability that an adapter's base is the one chosen among `close` equals."""
+    sure = 1 / (1 + math.exp(-6 * (score - 0.6)))
+    return sure if named or close == 1 else sure / close
+
+
+def adapter_apart(score: float) -> float:
+    """The probability that none of the candidates is an adapter's base."""
+    return 1 / (1 + math.exp(6 * (score - 0.6)))

@@ -106,7 +106,17 @@ class Family:
                     costs[leaders.index(parent), c] = self._cost(child, parent, root)
             if root is not None and root != child and self.between(child, root).related:
                 costs[leaders.index(root), c] = self._cost(child, root, root)
-        return [leaders[p] if p >= 0 else -1 for p in parents_of(costs, _ROOT_COST)]
+        roots = np.array([_ROOT_COST + self._remoteness(place, leaders) for place in leaders])
+        return [leaders[p] if p >= 0 else -1 for p in parents_of(costs, roots)]
+
+    def _remoteness(self, place: int, leaders: list[int]) -> float:
+        """Breaks ties between roots: who is near to many is more likely the origin of all.
+
+        The first member, the one that is asked about, is the later one of two that nothing tells
+        apart.
+        """
+        others = [max(self.distance(place, other), 1e-5) for other in leaders if other != place]
+        return float(np.mean(np.log(others)) + 5) / 4 + 0.5 * (place == 0) if others else 0.0
 
     def _originals(self) -> list[int]:
         """Each member's original among those of the same weights: itself, mostly."""

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from qwenstack.hub.lineage import calibrate
+from qwenstack.hub.lineage import adapters, calibrate
 from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled
 from qwenstack.hub.lineage.family import Family
 from qwenstack.hub.lineage.fingerprint import fingerprint
@@ -25,6 +25,7 @@ _SCREENED: Final = 48
 _AFFINITY_MIN: Final = 0.25
 _MERGE_CANDIDATES: Final = 12
 _FARTHER_MAX: Final = 1.05
+_IN_PLACE_MAX: Final = 0.4  # farther apart in place, a disguise is the better explanation
 
 
 class LayerEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,7 +69,7 @@ def trace(model: Model, library: Library) -> Answer:
     the evidence says why.
     """
     if model.adapter is not None:
-        return insufficient("adapter")
+        return _adapter(model, library)
     try:
         subject = Sampled(model, fingerprint(model))
     except UnreadableModel as error:
@@ -98,7 +99,7 @@ def _in_one_basis(family: Family, related: list[int]) -> list[int]:
     in_place = [place for place in related if not family.between(0, place).units_moved]
     nearest = min(related, key=lambda place: family.between(0, place).distance)
     near = family.between(0, nearest).distance
-    if any(family.between(0, place).distance < 2 * near for place in in_place):
+    if any(family.between(0, at).distance < max(2 * near, _IN_PLACE_MAX) for at in in_place):
         return in_place
     same = [
         place
@@ -109,6 +110,38 @@ def _in_one_basis(family: Family, related: list[int]) -> list[int]:
         return same
     others = [place for place in related if place != nearest]
     return [*_in_one_basis(family, others), nearest]
+
+
+def _adapter(model: Model, library: Library) -> Answer:
+    """The base of an adapter, by what its training left in it of the base (see `adapters`)."""
+    fits = adapters.fit_all(model, library)
+    if not fits:
+        return insufficient("no candidate has the layers that this adapter was made for")
+    best = fits[0]
+    declared = model.adapter.base_model_name_or_path if model.adapter else None
+    if best.score < adapters.RELATED_MIN:
+        return Answer(
+            parent=None, relation="unrelated", verdict="independent",
+            confidence=calibrate.adapter_apart(best.score),
+            evidence=[Evidence("nearest candidate", best.name, _round(best.score))],
+        )  # fmt: skip
+    close = [fit for fit in fits if fit.score > adapters.CLOSE_SHARE * best.score]
+    named = [fit for fit in close if declared and adapters.names(declared, fit.name)]
+    chosen = named[0] if named else best
+    runner_up = next((fit for fit in fits if fit not in close), None)
+    evidence = [
+        Evidence("adapter", f"its updates lie where {chosen.name} passes gradients on: mean "
+                 "logarithm of their energy there over what chance gives", _round(chosen.score)),
+        Evidence("candidates as close", ", ".join(fit.name for fit in close if fit is not chosen)),
+        Evidence("declared base", declared or "none"),
+    ]  # fmt: skip
+    if runner_up is not None:
+        evidence.append(Evidence("best stranger", runner_up.name, _round(runner_up.score)))
+    return Answer(
+        parent=chosen.name, parents=[chosen.name], relation="adapter", verdict="derived",
+        confidence=calibrate.adapter(chosen.score, len(close), named=bool(named)),
+        evidence=evidence,
+    )  # fmt: skip
 
 
 def insufficient(why: str) -> Answer:

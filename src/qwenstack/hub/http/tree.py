@@ -10,12 +10,15 @@ from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
+from sqlalchemy import Connection
 
 from qwenstack.hub.errors import BadRequest, EntryNotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, base_url, open_repo
 from qwenstack.hub.http.bodies import JSON_BYTES_MAX, decode_json, flag, json_response, read_body
 from qwenstack.hub.http.instants import wire_instant
+from qwenstack.hub.http.repo_info import security_level
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.recorded import Scan, read_scans
 from qwenstack.hub.registry.changes import last_changes
 from qwenstack.hub.registry.commits import history
 from qwenstack.hub.registry.git_objects import pointer_size, tree_oids
@@ -48,6 +51,13 @@ class _Folder(msgspec.Struct, frozen=True):
 
 
 _Item = Entry | _Folder
+
+
+class _Expansion(msgspec.Struct, frozen=True):
+    """What `expand` adds, by path."""
+
+    changes: dict[str, Commit]
+    scans: dict[str, Scan]
 
 
 def routes(hub: Hub) -> list[web.RouteDef]:
@@ -110,11 +120,9 @@ class _Trees:
                 )
             rest = [each for each in items if each.path > after] if after else items
             page = rest[:limit]
-            changes = None
-            if expand:
-                changes = last_changes(connection, commit, [each.path for each in page])
+            expansion = _expansion(connection, commit, page) if expand else None
         more = page[-1].path if len(rest) > limit else None
-        return _wire_items(page, files, changes), more, commit.oid
+        return _wire_items(page, files, expansion), more, commit.oid
 
     async def paths_info(self, request: web.Request) -> web.Response:
         repo, _ = await open_repo(self._hub, request, "see")
@@ -134,10 +142,8 @@ class _Trees:
                     items.append(entry)
                 elif path and entries_below(files, path):
                     items.append(_Folder(path))
-            changes = None
-            if wire.expand:
-                changes = last_changes(connection, commit, [each.path for each in items])
-        return _wire_items(items, files, changes)
+            expansion = _expansion(connection, commit, items) if wire.expand else None
+        return _wire_items(items, files, expansion)
 
     async def commits(self, request: web.Request) -> web.Response:
         repo, _ = await open_repo(self._hub, request, "see")
@@ -183,8 +189,14 @@ def list_folder(files: Manifest, folder: str, *, recursive: bool) -> list[_Item]
     return sorted(items, key=lambda each: each.path)
 
 
+def _expansion(connection: Connection, commit: Commit, items: Sequence[_Item]) -> _Expansion:
+    changes = last_changes(connection, commit, [each.path for each in items])
+    scans = read_scans(connection, tuple(each for each in items if isinstance(each, Entry)))
+    return _Expansion(changes, scans)
+
+
 def _wire_items(
-    items: Sequence[_Item], files: Manifest, changes: dict[str, Commit] | None
+    items: Sequence[_Item], files: Manifest, expansion: _Expansion | None
 ) -> list[dict[str, object]]:
     trees: dict[str, str] = {}
     if any(isinstance(each, _Folder) for each in items):
@@ -192,17 +204,16 @@ def _wire_items(
     wire = []
     for each in items:
         item = _wire_file(each) if isinstance(each, Entry) else _wire_folder(each.path, trees)
-        if changes is not None:
-            commit = changes[each.path]
+        if expansion is not None:
+            commit = expansion.changes[each.path]
             item["lastCommit"] = {
                 "id": commit.oid,
                 "title": commit.title,
                 "date": wire_instant(commit.at_us),
             }
             if isinstance(each, Entry):
-                # Nothing is published that the scanner refused.
                 item["securityFileStatus"] = {
-                    "status": "safe",
+                    "status": security_level(expansion.scans.get(each.path)),
                     "avScan": None,
                     "pickleImportScan": None,
                 }

@@ -10,6 +10,7 @@ import pickle
 import resource
 import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -178,6 +179,24 @@ def test_memory_stays_flat_over_the_whole_corpus(tmp_path: Path) -> None:
     assert scanned("bomb.gz", bomb).verdict == "refused"
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 300 * 1024  # kilobytes, the bomb's own bytes in this test included
+
+
+def rules(found: Scan) -> set[str]:
+    return {finding.rule for finding in found.findings}
+
+
+def test_work_without_end_in_a_small_file_is_given_up() -> None:
+    empties = gzip.compress(b"") * 100_000
+    assert rules(scanned("x.gz", empties)) == {"archive-limits"}
+    quiet = zlib.compressobj(wbits=31)
+    blocks = (
+        b"".join(quiet.flush(zlib.Z_SYNC_FLUSH) for _ in range(2)) + b"\0\0\0\xff\xff" * 4_000_000
+    )
+    assert rules(scanned("x.gz", blocks)) == {"archive-limits"}
+    many = tarred(*[(member(f"{n}"), pickle.dumps(COMMAND)) for n in range(30)])
+    found = scanned("x.tar", many)
+    assert rules(found) == {"pickle", "pickle-dangerous"}
+    assert len(found.findings) == 30
 
 
 @settings(max_examples=200, deadline=None)

@@ -17,6 +17,7 @@ BOMB_BYTES_MIN: Final = 8 * 1024 * 1024
 """Less than this harms nobody, whatever its ratio."""
 
 _UNPACKED_BYTES_MAX: Final = 1024**3
+_CHILDREN_MAX: Final = 8
 
 
 class LimitReached(Exception):
@@ -28,6 +29,7 @@ class Budget(msgspec.Struct):
 
     unpacked_bytes: int = _UNPACKED_BYTES_MAX
     members: int = MEMBERS_MAX
+    children: int = _CHILDREN_MAX
 
     def spend_bytes(self, count: int) -> None:
         """Raises LimitReached when more was unpacked than a scan may."""
@@ -40,3 +42,8 @@ class Budget(msgspec.Struct):
         self.members -= 1
         if self.members < 0:
             raise LimitReached(f"more than {MEMBERS_MAX} members")
+
+    def may_start_child(self) -> bool:
+        """Whether one more thing may be taken apart in a process of its own; counts it."""
+        self.children -= 1
+        return self.children >= 0

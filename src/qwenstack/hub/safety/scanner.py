@@ -122,7 +122,7 @@ def _scan_file(
         _check_template(_document(file, file_bytes, _CONFIG_BYTES_MAX, found), found)
     elif kind.startswith("config"):
         check_config(path, _document(file, file_bytes, _CONFIG_BYTES_MAX, found), found)
-    _check_head(path, head, found, "" if depth == 0 else path)
+    _check_head(head, budget, found, "" if depth == 0 else path)
     if magic != "zip" and _ends_as_zip(file, file_bytes):
         found.add("polyglot", "a zip archive hides behind what the file begins as")
         magic = "zip"
@@ -155,7 +155,7 @@ class _Visitor:
             self._is_torch = True
             self._found.add("torch-archive", "it is a PyTorch archive", member.path)
         _check_name(member.path, self._found, member.path)
-        _check_head(member.path, head, self._found, member.path)
+        _check_head(head, self._budget, self._found, member.path)
         if member.path.rpartition("/")[2] in ("config.json", "metadata.json"):
             self._check_keras(head, stream, member)
         if magic in ("zip", "tar", "hdf5", *_PACKED):
@@ -204,7 +204,7 @@ def _check_name(path: str, found: Findings, place: str) -> None:
         found.add(rule, _SAID_OF_NAME[rule], place)
 
 
-def _check_head(path: str, head: bytes, found: Findings, place: str) -> None:
+def _check_head(head: bytes, budget: Budget, found: Findings, place: str) -> None:
     """What the first bytes alone tell."""
     magic = recognise(head)
     if magic in _SAID:
@@ -213,6 +213,9 @@ def _check_head(path: str, head: bytes, found: Findings, place: str) -> None:
     elif magic == "numpy" and _holds_objects(head):
         found.add("numpy-objects", "it is an array of Python objects", place)
     elif magic in (None, "zlib") and pickles.looks_like_pickle(head):
+        if not budget.may_start_child():
+            found.add("pickle", "it is a pickle, as others here that were taken apart", place)
+            return
         contents = pickles.contents(head)
         rule = "pickle-dangerous" if contents.dangerous else "pickle"
         found.add(rule, f"it is a pickle; {pickles.describe(contents)}", place)
@@ -240,7 +243,7 @@ def _check_packed(
                 Unpacked(file, kind, budget), budget, found, _Visitor(budget, found, depth).see
             )
             return
-        _check_head(inner, head, found, place)
+        _check_head(head, budget, found, place)
         if recognise(head) in ("zip", "tar", *_PACKED):
             found.add(
                 "archive-limits", "an archive in a compressed stream is not looked into", place

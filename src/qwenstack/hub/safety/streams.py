@@ -9,8 +9,9 @@ import zlib
 from typing import BinaryIO, Final, Literal, Protocol
 
 from qwenstack.hub.formats.reading import Readable
-from qwenstack.hub.safety.budget import BOMB_BYTES_MIN, RATIO_MAX, Budget
+from qwenstack.hub.safety.budget import BOMB_BYTES_MIN, RATIO_MAX, Budget, LimitReached
 
+_QUIET_BYTES_MAX: Final = 16 * 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 _XZ_MEMORY_BYTES_MAX: Final = 96 * 1024 * 1024
 
@@ -112,6 +113,7 @@ class Unpacked:
         rest = self._decompressor.unused_data or self._take()
         if not rest.strip(b"\0") or self._kind == "zlib":
             return False
+        self._budget.spend_member()
         self._decompressor = _decompressor(self._kind)
         self._ahead, self._is_later, self._full = rest, True, False
         return True
@@ -119,6 +121,8 @@ class Unpacked:
     def _take(self) -> bytes:
         data = self._packed.read(_PIECE_BYTES) or b""
         self._in += len(data)
+        if self._in > _QUIET_BYTES_MAX and self._out < self._in // 64:
+            raise LimitReached(f"{self._in} packed bytes that hold next to nothing")
         return data
 
     def _count(self, count: int) -> None:

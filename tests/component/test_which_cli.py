@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from aiohttp.test_utils import TestClient, TestServer
 
 from qwenstack.catalog.which.http import PATH, app, respond
@@ -93,6 +95,41 @@ def test_exit_codes_are_as_documented(tmp_path: Path) -> None:
     explained = qwenstack("policy", "explain", str(policy), "Qwen/Qwen2.5-3B")
     assert explained.returncode == 1
     assert "deny   licence:" in explained.stdout
+
+
+def test_hook_and_action_run_what_the_program_has(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    hook = yaml.safe_load((root / ".pre-commit-hooks.yaml").read_text())[0]
+    action = yaml.safe_load((root / "action.yml").read_text())
+    script = action["runs"]["steps"][-1]["run"]
+    assert '"${arguments[@]}"' in script
+    (tmp_path / "qwenstack-policy.toml").write_text(POLICY)
+    (tmp_path / "a.py").write_text('M = "Qwen/Qwen2.5-3B"\n')
+    program, *arguments = hook["entry"].split()
+    assert program == "qwenstack"
+    done = qwenstack(*arguments, at=tmp_path)
+    assert (done.returncode, "a.py:1:6" in done.stdout) == (1, True)
+    (tmp_path / "bin").mkdir()
+    shim = tmp_path / "bin" / "qwenstack"
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m qwenstack.cli.main "$@"\n')
+    shim.chmod(0o755)
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "SCAN_PATH": ".",
+            "POLICY": "qwenstack-policy.toml",
+            "SARIF": "which.sarif",
+            "STRICT": "false",
+        },
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    assert json.loads((tmp_path / "which.sarif").read_text())["version"] == "2.1.0"
 
 
 async def test_route_answers_lists_and_refuses() -> None:

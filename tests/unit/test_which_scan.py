@@ -224,6 +224,16 @@ def test_long_file_is_read_to_its_limit_and_binary_not_at_all(tmp_path: Path) ->
     assert any("first 400000 bytes" in each.reason for each in part.troubles)
 
 
+def test_file_of_one_line_costs_no_square_of_its_length(tmp_path: Path) -> None:
+    line = "qwen " * 400_000 + 'x = "Qwen/Qwen3-8B" ' * 3_000
+    (tmp_path / "bundle.min.js").write_text(line)
+    assert len(scan(tmp_path).findings) <= 2_000
+    (tmp_path / "bundle.min.js").write_text('x = "Qwen/Qwen3-8B" ' * 100_000)
+    report = scan(tmp_path)
+    assert len(report.findings) == 2_000
+    assert all(len(each.place.text) <= 160 for each in report.findings)
+
+
 def test_file_that_vanishes_or_is_barred_is_a_trouble(tmp_path: Path) -> None:
     result = search([str(tmp_path / "gone.py")], str(tmp_path))
     assert result.troubles[0].reason == "No such file or directory"

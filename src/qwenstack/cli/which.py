@@ -20,7 +20,7 @@ _DENIED = 1
 
 
 class _Unusable(click.ClickException):
-    """The policy file can't be used: nothing was decided."""
+    """Nothing was decided: the policy file can't be used, or the scan did not end."""
 
     exit_code = 2
 
@@ -50,7 +50,12 @@ class _Unusable(click.ClickException):
 @click.option(
     "--sarif", type=click.Path(path_type=Path), help="With --scan: write SARIF 2.1.0 to this file."
 )
-@click.option("--jobs", default=0, help="With --scan: processes; 0 for as many as help.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(0, 64),
+    default=0,
+    help="With --scan: processes; 0 for as many as help.",
+)
 @click.option("--no-ignore", is_flag=True, help="With --scan: look at what .gitignore leaves out.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def which(
@@ -156,17 +161,22 @@ def _scan(
     no_ignore: bool,
     as_json: bool,
 ) -> None:
+    from concurrent.futures import BrokenExecutor
+
     from qwenstack.catalog.scan.find import scan
     from qwenstack.catalog.scan.walk import WalkLimits
     from qwenstack.cli.which_panel import Counting, print_report
 
-    with Counting(sys.stderr) as counting:
-        report = scan(
-            root,
-            limits=WalkLimits(heed_gitignore=not no_ignore),
-            jobs=jobs,
-            seen=counting.files,
-        )
+    try:
+        with Counting(sys.stderr) as counting:
+            report = scan(
+                root,
+                limits=WalkLimits(heed_gitignore=not no_ignore),
+                jobs=jobs,
+                seen=counting.files,
+            )
+    except BrokenExecutor as error:
+        raise _Unusable("a process of the scan was killed; try --jobs 1") from error
     decisions = [_decide(policy, each.answer) for each in report.findings] if policy else []
     if sarif is not None:
         _write_sarif(sarif, report, decisions)

@@ -6,6 +6,8 @@ and what comes back is the places found in it, in order, whoever worked on it.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 import sys
 import threading
@@ -30,7 +32,9 @@ FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 
 PLACES_MAX: Final = 100_000
 _PLACES_PER_FILE_MAX: Final = 2_000
+_EXCERPT_CHARACTERS: Final = 160
 _BATCH_FILES: Final = 1_000
+_BATCHES_AHEAD: Final = 8
 _PROCESSES_FROM_FILES: Final = 8_000
 _TROUBLES_KEPT: Final = 1_000
 _PROSE: Final = (".md", ".rst", ".txt", ".adoc", ".html")
@@ -45,7 +49,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     setting: Setting
     text: str
-    """The line, shortened."""
+    """The line, or what stands around the reference in a long one."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +100,8 @@ def scan(
     totals = [0, 0, 0]
     troubles: list[Trouble] = []
     truncated = False
-    top, paths = _paths(root, limits or WalkLimits(), troubles)
-    for batch in _search(paths, top, file_bytes_max, jobs):
+    top, batches = _batches(root, limits or WalkLimits(), troubles)
+    for batch in _search(batches, top, file_bytes_max, jobs):
         places += batch.places
         totals = [
             totals[0] + batch.files,
@@ -121,41 +125,60 @@ def scan(
     )
 
 
-def _paths(root: Path, limits: WalkLimits, troubles: list[Trouble]) -> tuple[str, list[list[str]]]:
+def _batches(
+    root: Path, limits: WalkLimits, troubles: list[Trouble]
+) -> tuple[str, Iterator[list[str]]]:
     if root.is_file():
-        return f"{root.parent}/", [[str(root)]]
+        return f"{root.parent}/", iter([[str(root)]])
     os.scandir(root).close()  # says now, and not as a trouble, that it is no folder
-    top = str(root).rstrip("/") + "/"
-    batches: list[list[str]] = [[]]
-    for paths in walk(str(root), limits, troubles):
-        for start in range(0, len(paths), _BATCH_FILES):
-            batches[-1] += paths[start : start + _BATCH_FILES]
-            if len(batches[-1]) >= _BATCH_FILES:
-                batches.append([])
-    return top, [batch for batch in batches if batch]
+    return str(root).rstrip("/") + "/", _walked(str(root), limits, troubles)
+
+
+def _walked(root: str, limits: WalkLimits, troubles: list[Trouble]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for paths in walk(root, limits, troubles):
+        batch += paths
+        while len(batch) >= _BATCH_FILES:
+            yield batch[:_BATCH_FILES]
+            batch = batch[_BATCH_FILES:]
+    if batch:
+        yield batch
 
 
 def _search(
-    batches: Sequence[list[str]], top: str, file_bytes_max: int, jobs: int
+    batches: Iterator[list[str]], top: str, file_bytes_max: int, jobs: int
 ) -> Iterator[Found]:
-    files = sum(map(len, batches))
-    workers = jobs or (min(os.cpu_count() or 1, 8) if files >= _PROCESSES_FROM_FILES else 1)
-    if workers <= 1 or len(batches) < 2:
-        for batch in batches:
+    first = list(itertools.islice(batches, _PROCESSES_FROM_FILES // _BATCH_FILES))
+    every = itertools.chain(first, batches)
+    large = len(first) * _BATCH_FILES >= _PROCESSES_FROM_FILES
+    workers = jobs or (min(os.cpu_count() or 1, 8) if large else 1)
+    if workers <= 1 or len(first) < 2:
+        for batch in every:
             yield search(batch, top, file_bytes_max)
         return
+    yield from _search_in_processes(every, top, file_bytes_max, workers)
+
+
+def _search_in_processes(
+    batches: Iterator[list[str]], top: str, file_bytes_max: int, workers: int
+) -> Iterator[Found]:
+    """As `search`, batch by batch in order; only so many batches are under way at a time."""
     # Only a large scan pays for these imports and processes.
-    from concurrent.futures import ProcessPoolExecutor
-    from functools import partial
+    from concurrent.futures import Future, ProcessPoolExecutor
     from multiprocessing import get_context
 
     # A fork has the catalogue already; but it is safe only while no other thread holds a lock.
     alone = threading.active_count() == 1 and sys.platform == "linux"
     context = get_context("fork" if alone else "spawn")
-    with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context) as pool:
-        work = partial(search, top=top, file_bytes_max=file_bytes_max)
+    ahead: collections.deque[Future[Found]] = collections.deque()
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from pool.map(work, batches, chunksize=4)
+            for batch in batches:
+                ahead.append(pool.submit(search, batch, top, file_bytes_max))
+                if len(ahead) > workers * _BATCHES_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -187,14 +210,15 @@ def places_in(candidate: Candidate, top: str, found: Index) -> Iterator[Place]:
         line += text.count("\n", counted, mention.start)
         counted = mention.start
         begin = text.rfind("\n", 0, mention.start) + 1
-        end = text.find("\n", mention.start)
+        shown = max(begin, mention.start - _EXCERPT_CHARACTERS // 2)
+        excerpt = text[shown : shown + _EXCERPT_CHARACTERS].partition("\n")[0]
         yield Place(
             path=path,
             line=line,
             column=mention.start - begin + 1,
             reference=mention.text,
             setting=mention.setting,
-            text=text[begin : end if end >= 0 else len(text)].strip()[:160],
+            text=excerpt.strip(),
         )
 
 

@@ -28,6 +28,8 @@ class Mention(msgspec.Struct, frozen=True):
 
 TOKEN_CHARACTERS_MAX: Final = 300
 _SETTING_CHARACTERS: Final = 65_536
+_LINE_CHARACTERS: Final = 500  # of a line, on each side: some files are one line
+_HITS_MAX: Final = 50_000
 _TOKEN: Final = re.compile(r"[\w@][\w.@:/+%-]*")
 NEEDLES: Final = (
     "qwen", "qwq", "qvq", "tongyi", "aliyuncs", "dashscope", "skywork-or1", "kimi-dev", "marco-o1",
@@ -89,13 +91,14 @@ def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
     for at in _hits(folded):
         if at < done:
             continue
-        line_start = plain.rfind("\n", 0, at) + 1
+        back = max(0, at - _LINE_CHARACTERS)
+        line_start = max(plain.rfind("\n", back, at) + 1, back)
         start, token = _token(plain, at, max(line_start, done))
         done = max(start + len(token), at + 1)
         if not token or len(token) > TOKEN_CHARACTERS_MAX:
             continue
-        line_end = plain.find("\n", at)
-        line = plain[line_start : line_end if line_end >= 0 else len(plain)][:1000]
+        line_end = plain.find("\n", at, at + _LINE_CHARACTERS)
+        line = plain[line_start : line_end if line_end >= 0 else at + _LINE_CHARACTERS]
         setting = setting_of(line)
         if setting is Setting.ANY:
             whole = setting_of(folded[:_SETTING_CHARACTERS]) if whole is None else whole
@@ -130,6 +133,8 @@ def _hits(folded: str) -> list[int]:
         at = folded.find(needle)
         while at >= 0:
             hits.add(at)
+            if len(hits) >= _HITS_MAX:
+                return sorted(hits)
             at = folded.find(needle, at + 1)
     return sorted(hits)
 

@@ -15,7 +15,10 @@ from urllib.parse import urlsplit
 import nh3
 from markdown_it import MarkdownIt
 
-TEXT_CHARACTERS_MAX = 512 * 1024
+TEXT_CHARACTERS_MAX = 256 * 1024
+# Renderer and sanitiser take time with the square of these: past them a text is shown as it is.
+_MARKS_MAX = {"<": 10_000, "[": 20_000}
+_KEPT_MAX = 64
 _NESTING_MAX = 30
 
 _TAGS = {
@@ -41,9 +44,12 @@ _IMAGE = re.compile(r"<img\b[^>]*>")
 _IMAGE_ATTRIBUTE = re.compile(r'\b(src|alt)="([^"]*)"')
 
 
+@functools.lru_cache(maxsize=_KEPT_MAX)
 def render(text: str, *, files_at: str | None = None) -> str:
     """The text as safe HTML. `files_at` is the path that relative links and images start from."""
     text = text[:TEXT_CHARACTERS_MAX]
+    if any(text.count(mark) > most for mark, most in _MARKS_MAX.items()):
+        return f"<pre>{escape(text)}</pre>"
     raw = _renderer().render(text)
 
     def attribute(element: str, name: str, value: str) -> str | None:

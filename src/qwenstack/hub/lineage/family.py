@@ -18,7 +18,6 @@ from qwenstack.hub.lineage.arborescence import parents_of
 from qwenstack.hub.lineage.compare import Comparison, Sampled, compare
 from qwenstack.hub.lineage.inheritance import descends, inherited, order
 from qwenstack.hub.lineage.rounding import lossless_storage, rounds_to
-from qwenstack.hub.lineage.tensors import FULL_PRECISION
 
 _HARD: Final = 8.0  # log-odds of what cannot be undone
 _SOFT: Final = 3.0
@@ -202,7 +201,7 @@ def direction(child: Sampled, parent: Sampled, pair: Comparison, back: Compariso
 
 
 def _coarseness(member: Sampled) -> int:
-    return 0 if member.model.storage in FULL_PRECISION else 1
+    return int(member.model.quantised)
 
 
 def _width(member: Sampled) -> int:

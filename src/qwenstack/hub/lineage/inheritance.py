@@ -23,6 +23,7 @@ _COMMON_SHARE: Final = 0.4  # of the directions of a step, the strongest, which 
 _SIDE_MAX: Final = 128
 _COLUMNS_MAX: Final = 1024
 _LAYERS_MAX: Final = 4
+_PRUNED_MIN: Final = 0.05
 _ERROR_MAX: Final = 0.2  # standard error of the share, above which nothing is said
 _DESCENDS: Final = (0.8, 1.25)
 
@@ -113,6 +114,9 @@ def _steps(
             step = (s - c)[:_SIDE_MAX, :_COLUMNS_MAX]
             moved = (x - b)[:_SIDE_MAX, :_COLUMNS_MAX]
             rest = _remainder(step, common) if common else step
+            gone = x[:_SIDE_MAX, :_COLUMNS_MAX] == 0
+            if gone.mean() > _PRUNED_MIN:  # what was set to zero tells nothing of the rest
+                moved, rest = np.where(gone, 0, moved), np.where(gone, 0, rest)
             energy = float((rest * rest).sum())
             if energy > 1e-6 * float((step * step).sum()) > 0:
                 noise = max(float((moved * moved).sum()), energy) / step.size

@@ -51,9 +51,10 @@ class Model:
 
     @property
     def storage(self) -> str:
-        """The storage type that holds most of its weights."""
+        """The storage type that holds most of its layers' weights; tables are often kept finer."""
         counts: dict[str, int] = {}
-        for tensor in self.tensors:
+        inside = [tensor for layer in self.roles.layers for tensor in layer.values()]
+        for tensor in inside or self.tensors:
             size = tensor.shape[0] * tensor.shape[1]
             counts[tensor.storage] = counts.get(tensor.storage, 0) + size
         return max(counts, key=lambda kind: counts[kind]) if counts else "none"

@@ -189,6 +189,8 @@ def test_a_pull_request_shows_changes_and_names_conflicts() -> None:
     assert "+oid sha256:2\n" in diff
     binary = diff_text(Changes(changes.files[:1], ()), lambda _each: b"\0\xff")
     assert "Binary files" in binary
+    endless = diff_text(Changes(changes.files[:1], ()), lambda each: b"a\n" * 6000)
+    assert "Binary files" in endless
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from qwenstack.hub.registry.revisions import find_commit
 DIFF_FILES_MAX = 200
 DIFF_FILE_BYTES_MAX = 256 * 1024
 DIFF_CHARACTERS_MAX = 1024 * 1024
+# Comparing takes time with the square of the lines, at worst.
+DIFF_FILE_LINES_MAX = 5_000
+DIFF_LINES_MAX = 20_000
 
 ReadEntry = Callable[[Entry], bytes]
 
@@ -69,12 +72,14 @@ def compare(base: Manifest, ours: Manifest, theirs: Manifest) -> Changes:
 def diff_text(changes: Changes, read: ReadEntry) -> str:
     """A diff in Git's form, bounded; of a large file it shows the pointer, as Git does."""
     pieces: list[str] = []
-    total = 0
+    total = compared = 0
     for change in changes.files[:DIFF_FILES_MAX]:
-        for line in _file_diff(change, read):
+        old, new = _lines(change.before, read), _lines(change.after, read)
+        compared += len(old or ()) + len(new or ())
+        for line in _file_diff(change, old, new):
             pieces.append(line)
             total += len(line)
-        if total > DIFF_CHARACTERS_MAX:
+        if total > DIFF_CHARACTERS_MAX or compared > DIFF_LINES_MAX:
             pieces.append("# The rest of this diff is too long to show.\n")
             break
     if len(changes.files) > DIFF_FILES_MAX:
@@ -82,7 +87,7 @@ def diff_text(changes: Changes, read: ReadEntry) -> str:
     return "".join(pieces)
 
 
-def _file_diff(change: Change, read: ReadEntry) -> Iterator[str]:
+def _file_diff(change: Change, old: list[str] | None, new: list[str] | None) -> Iterator[str]:
     before = change.before.git_oid[:7] if change.before else "0" * 7
     after = change.after.git_oid[:7] if change.after else "0" * 7
     yield f"diff --git a/{change.path} b/{change.path}\n"
@@ -91,8 +96,8 @@ def _file_diff(change: Change, read: ReadEntry) -> Iterator[str]:
     elif change.after is None:
         yield "deleted file mode 100644\n"
     yield f"index {before}..{after}\n"
-    old, new = _lines(change.before, read), _lines(change.after, read)
     if old is None or new is None:
+        # Git's words for what it does not compare; here a long text, too.
         yield f"Binary files a/{change.path} and b/{change.path} differ\n"
         return
     for line in difflib.unified_diff(
@@ -120,4 +125,5 @@ def _lines(entry: Entry | None, read: ReadEntry) -> list[str] | None:
         text = read(entry).decode()
     except UnicodeDecodeError:
         return None
-    return None if "\0" in text else text.splitlines(keepends=True)
+    lines = text.splitlines(keepends=True)
+    return None if "\0" in text or len(lines) > DIFF_FILE_LINES_MAX else lines

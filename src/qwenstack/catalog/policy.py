@@ -303,12 +303,10 @@ def _api(rule: Api, answer: Answer) -> Iterator[Reason]:
             yield Reason(
                 Rule.TERMS, Outcome.DENY, f"terms {terms} are not among: {', '.join(rule.terms)}"
             )
-    state = next((line.value for line in answer.lines if line.label == "state"), "")
-    if state.startswith(("gone", "retiring")):
-        ended = next((line.value for line in answer.lines if line.label == "ended"), "")
-        when = f" on {ended}" if ended and state.startswith("gone") else ""
-        outcome = rule.retired if state.startswith("gone") else Outcome.WARN
-        yield Reason(Rule.RETIRED, outcome, f"{answer.release} is {state}{when}")
+    if answer.state in ("gone", "retiring"):
+        when = f" since {answer.retired}" if answer.retired and answer.state == "gone" else ""
+        outcome = rule.retired if answer.state == "gone" else Outcome.WARN
+        yield Reason(Rule.RETIRED, outcome, f"{answer.release} is {answer.state}{when}")
 
 
 def _region(rule: Regions, answer: Answer, deployed: Deployed) -> Reason | None:

@@ -87,6 +87,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     region: str | None = None
     released: datetime.date | None = None
+    state: str | None = None
+    """Of an API name: live, retiring, gone, announced."""
+    retired: datetime.date | None = None
+    """The day on which an API name ended."""
     lines: tuple[Line, ...] = ()
     suggestions: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()

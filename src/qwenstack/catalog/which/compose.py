@@ -57,6 +57,8 @@ def compose(reference: str, reading: Reading, others: Sequence[Reading], index: 
         why=reading.why,
         region=reading.region or (reading.host.region.value if reading.host else None),
         released=_dated(reading),
+        state=_state(reading),
+        retired=reading.hosted.retired.value if reading.hosted else None,
         lines=lines,
         suggestions=_suggestions(reading, index),
         conflicts=(*reading.conflicts, *conflicts),
@@ -155,6 +157,11 @@ def _dated(reading: Reading) -> datetime.date | None:
     if reading.hosted is not None:
         return reading.hosted.available.value
     return reading.release.released.value if reading.release is not None else None
+
+
+def _state(reading: Reading) -> str | None:
+    state = reading.hosted.state.value if reading.hosted is not None else None
+    return state.value if state is not None else None
 
 
 def _suggestions(reading: Reading, index: Index) -> tuple[str, ...]:

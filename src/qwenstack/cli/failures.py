@@ -16,6 +16,7 @@ from qwenstack.engines.gguf import GgufError
 from qwenstack.engines.interface import EngineError
 from qwenstack.engines.models import ModelError
 from qwenstack.hub.errors import HubError
+from qwenstack.hub.lineage.tensors import UnreadableModel
 from qwenstack.hub.safety.policy import PolicyError
 from qwenstack.hub.signing import SigningError
 from qwenstack.hub.store.kinds import StoreError
@@ -49,6 +50,7 @@ EXPECTED = (
     SnapshotError,
     StoreError,
     StudioError,
+    UnreadableModel,
 )
 
 

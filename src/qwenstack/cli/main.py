@@ -19,6 +19,7 @@ _COMMANDS = {
     "ledger": ("qwenstack.cli.ledger:ledger", "Prove that the ledger holds."),
     "audit": ("qwenstack.cli.audit:audit", "Who did what, and that nobody rewrote it."),
     "hub": ("qwenstack.cli.hub:hub", "A hub that Hugging Face clients use unchanged."),
+    "lineage": ("qwenstack.cli.lineage:lineage", "Whose child a model is, told from its weights."),
     "bench": ("qwenstack.cli.bench:bench", "Measure engines on this machine."),
     "catalog": ("qwenstack.cli.catalog:catalog", "The Qwen family on record, with sources."),
     "which": ("qwenstack.cli.which:which", "What a reference is, and which document governs it."),

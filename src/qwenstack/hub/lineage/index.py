@@ -16,6 +16,9 @@ import msgspec
 from sqlalchemy import Connection, Engine, select
 
 from qwenstack.core.instants import now_us
+from qwenstack.hub.errors import RepoNotFound
+from qwenstack.hub.facts import compute, read_facts
+from qwenstack.hub.lineage.audit import Finding, Standing, audit
 from qwenstack.hub.lineage.codes import CodeMatrix
 from qwenstack.hub.lineage.fingerprint import VERSION, Fingerprint, fingerprint
 from qwenstack.hub.lineage.library import Library
@@ -24,6 +27,7 @@ from qwenstack.hub.lineage.releases import OpenFile, Release, main_releases, ope
 from qwenstack.hub.lineage.tensors import UnreadableModel
 from qwenstack.hub.lineage.trace import Answer, trace
 from qwenstack.hub.registry.insert_new import insert_new
+from qwenstack.hub.registry.manifests import read_manifest
 from qwenstack.hub.summaries import Lineage, note_lineage
 from qwenstack.storage.hub_tables import fingerprints
 
@@ -44,7 +48,7 @@ class Indexed(msgspec.Struct, frozen=True):
 
 
 class _Noted(msgspec.Struct):
-    lineage: msgspec.Raw | None = None
+    lineage: Lineage | None = None
 
 
 def write_print(connection: Connection, key: str, print_: Fingerprint) -> None:
@@ -115,6 +119,45 @@ class HubIndex:
             self._note(release, self.ask(open_model(release.name), releases))
             traced += 1
         return Indexed(len(releases), added, traced, unreadable)
+
+    def open(self, name: str) -> Model:
+        """A release of the hub by its repo's name; raises RepoNotFound, UnreadableModel."""
+        with self._database.connect() as connection:
+            releases = main_releases(connection)
+        wanted = [release for release in releases if release.name.lower() == name.lower()]
+        if not wanted:
+            raise RepoNotFound(f"There is no file or folder {name}, and no model of this hub.")
+        return opener(wanted, self._database.connect, self._open_file)(wanted[0].name)
+
+    def audit(self) -> tuple[list[Finding], list[str]]:
+        """What cards and licences say against the weights, and the releases not traced yet."""
+        standings: dict[str, Standing] = {}
+        missing: list[str] = []
+        with self._database.connect() as connection:
+            for release in main_releases(connection):
+                summary = msgspec.json.decode(release.summary or "{}", type=_Noted)
+                files = read_manifest(connection, release.manifest)
+                facts = read_facts(connection, release.manifest)
+                if facts is None:
+                    facts = compute(files, self._open_file)
+                if summary.lineage is None:
+                    missing.append(release.name)
+                said = summary.lineage or Lineage(None, "unrelated", 0.0, "insufficient")
+                bases = [base.name for base in facts.base_models]
+                standings[release.name] = Standing(
+                    name=release.name,
+                    declared=tuple(bases),
+                    parent=said.parent,
+                    relation=said.relation,
+                    confidence=said.confidence,
+                    verdict=said.verdict,
+                    licence=facts.licence,
+                )
+        known = {name.lower() for name in standings}
+        for name, standing in standings.items():
+            here = frozenset(base for base in standing.declared if base.lower() in known)
+            standings[name] = msgspec.structs.replace(standing, here=here)
+        return audit(standings), missing
 
     def ask(self, model: Model, releases: list[Release] | None = None) -> Answer:
         """Trace a model, perhaps one of the releases, among the releases of the hub."""

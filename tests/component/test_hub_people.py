@@ -28,6 +28,7 @@ from qwenstack.hub.errors import (
     TooMany,
     Unauthorized,
 )
+from qwenstack.hub.family import read_family
 from qwenstack.hub.listing import Place, Question
 from qwenstack.hub.registry.repos import (
     Kind,
@@ -37,6 +38,7 @@ from qwenstack.hub.registry.repos import (
     read_repo,
     write_summary,
 )
+from qwenstack.hub.summaries import Lineage, note_lineage
 from qwenstack.storage import hub_tables
 from qwenstack.storage.database import open_database
 
@@ -488,3 +490,34 @@ def test_people_and_lists_hold_on_postgresql(postgres_url: str) -> None:
         place = Place(10**18, "~")
         assert len(ask(engine, GUEST, sort=sort, after=place).repos) == 1
     engine.dispose()
+
+
+def test_a_computed_lineage_goes_before_the_cards_claim(database: Engine) -> None:
+    claimed = {"baseModels": {"relation": "finetune", "models": [{"id": "acme/claimed"}]}}
+    repo = publish(database, "acme/child", summary=claimed | {"pipeline_tag": "text-generation"})
+    with database.begin() as connection:
+        found = Lineage(parent="acme/true", relation="merge", confidence=0.97, verdict="derived")
+        note_lineage(connection, repo.id, found)
+        (member,) = read_family(connection, GUEST)
+        assert [(each.name, each.source) for each in member.parents] == [
+            ("acme/true", "weights"),
+            ("acme/claimed", "card"),
+        ]
+        assert member.task == "text-generation" and member.parents[0].confidence == 0.97
+        # A lineage that found no parent leaves the claim alone.
+        note_lineage(connection, repo.id, Lineage(None, "unrelated", 0.9, "independent"))
+        (member,) = read_family(connection, GUEST)
+        assert [each.name for each in member.parents] == ["acme/claimed"]
+
+
+def test_what_a_stranger_wrote_on_a_card_hides_no_fact(database: Engine) -> None:
+    odd = {"license": ["a", "b"], "language": {"en": 1}, "base_model": 7}
+    publish(
+        database,
+        "acme/odd",
+        summary={"cardData": odd, "tags": ["gguf"], "gguf": {"total": 5_000_000_000}},
+    )
+    assert names(ask(database, GUEST, filters=["gguf"], parameters_min=10**9)) == ["acme/odd"]
+    with database.begin() as connection:
+        (member,) = read_family(connection, GUEST)
+    assert member.parameters == 5_000_000_000 and member.licence is None

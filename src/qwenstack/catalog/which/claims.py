@@ -54,7 +54,11 @@ def hub_id(text: str) -> str:
 
 def judge(claims: Claims, *, kind: Kind, subject: str, index: Index) -> Reading:
     """The reading of a file or folder that says `claims` of itself."""
-    candidates = releases_of(claims.shape, index)
+    called = fold(claims.name.replace(" ", "-"))
+    # Those that the file calls itself by come first; the order proves nothing.
+    candidates = tuple(
+        sorted(releases_of(claims.shape, index), key=lambda each: fold(each) not in called)
+    )
     if claims.shape.layers:
         claims.say("shape", claims.shape.describe())
     base = next((b for b in (hub_id(each) for each in claims.made_from) if b), "") or next(

@@ -6,6 +6,8 @@ import datetime
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
+import msgspec
+
 from qwenstack.catalog.model import (
     Derivative,
     Fact,
@@ -190,6 +192,16 @@ def _governing(
         return _stated(reading, index)
     if reading.release is not None and reading.layer is Layer.WEIGHTS:
         return _licence(reading, reading.release, index)
+    if reading.release is not None and reading.layer is Layer.COMMUNITY:
+        # A known copy of a release: who passes it on can't free it from the release's licence.
+        document, duties, conflicts = _licence(reading, reading.release, index)
+        return (
+            msgspec.structs.replace(
+                document, source=f"of its base: {document.source}", status=Status.REPORTED
+            ),
+            duties,
+            conflicts,
+        )
     return GoverningDocument(), (), ()
 
 

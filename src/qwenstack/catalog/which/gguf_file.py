@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
+from qwenstack.catalog.which import digest
 from qwenstack.catalog.which.claims import Claims, judge
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading
@@ -40,7 +43,14 @@ def read(path: Path, index: Index) -> Iterator[Reading]:
         claims.problems.append(f"{path.name}: {found.problem}")
     if found.architecture is None:
         claims.problems.append(f"{path.name}: the header names no architecture")
-    yield judge(claims, kind=Kind.GGUF_FILE, subject=path.name, index=index)
+    reading = judge(claims, kind=Kind.GGUF_FILE, subject=path.name, index=index)
+    known = digest.of_file(path, index)
+    if known is not None:
+        yield msgspec.structs.replace(
+            known, kind=Kind.GGUF_FILE, subject=path.name, claims=reading.claims
+        )
+        return
+    yield reading
 
 
 def _shape(found: GgufMetadata) -> Shape:

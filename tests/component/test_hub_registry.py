@@ -323,3 +323,22 @@ def test_a_large_tree_comes_in_pages_without_gap_or_repetition(served: RunningHu
         link = headers.get("link", "")
         url = link.partition(">")[0].removeprefix("<").removeprefix(served.url)
     assert seen == sorted([*names, ".gitattributes"])
+
+
+def test_a_repo_may_be_called_like_a_route_and_one_without_a_namespace_is_not_found(
+    served: RunningHub,
+) -> None:
+    for name in ("tree", "resolve", "refs", "revision"):
+        body = {"name": name, "organization": "acme"}
+        assert call(served, "POST", "/api/repos/create", json_body=body)[0] == 200
+        for path in ("", "/refs", "/tree/main", "/revision/main", "/commits/main"):
+            assert call(served, "GET", f"/api/models/acme/{name}{path}")[0] == 200, (name, path)
+        assert call(served, "GET", f"/acme/{name}/resolve/main/.gitattributes")[0] == 200
+    for path in (
+        "/api/models/gpt2",
+        "/api/models/gpt2/tree/main",
+        "/gpt2/resolve/main/config.json",
+    ):
+        status, headers, _ = call(served, "GET", path)
+        assert (status, headers["x-error-code"]) == (404, "RepoNotFound")
+        assert headers["x-request-id"].startswith("req_")

@@ -134,13 +134,18 @@ def test_operations_are_applied_in_their_order() -> None:
     assert after[0].sha256 == after[1].sha256 == entry("", "2").sha256
 
 
+def test_a_deletion_that_names_a_folder_takes_all_that_is_in_it() -> None:
+    after = apply(tree("sub/a", "sub/b/c", "subway"), [Delete("sub")], nothing)
+    assert [each.path for each in after] == ["subway"]
+
+
 def test_a_folder_is_copied_whole_also_from_another_revision() -> None:
     after = apply((), [Copy("old/", "v1", "new")], lambda _: tree("old/a", "old/b/c", "older"))
     assert [each.path for each in after] == ["new/a", "new/b/c"]
 
 
 @pytest.mark.parametrize(
-    "operation", [Delete("none"), DeleteFolder("none"), Copy("none", None, "x"), Delete("sub")]
+    "operation", [Delete("none"), DeleteFolder("none"), Copy("none", None, "x")]
 )
 def test_what_is_not_there_is_neither_deleted_nor_copied(operation: object) -> None:
     with pytest.raises(EntryNotFound, match="There is no"):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
-from qwenstack.hub.http.errors import answer_errors
+from qwenstack.hub.http.errors import answer_errors, name_requests
 from qwenstack.hub.http.pull_through import pull_through
 from qwenstack.hub.http.tidying import tidying
 from qwenstack.hub.hub import Hub
@@ -43,13 +43,17 @@ _MODULES = (
     "likes",
     "gated",
     "xet",
+    "unnamed",
     "pages",
 )
 
 
 def make_app(hub: Hub) -> web.Application:
     """The application over this hub."""
-    app = web.Application(middlewares=[answer_errors, *pull_through(hub)], client_max_size=8 * 1024 * 1024)
+    app = web.Application(
+        middlewares=[name_requests, answer_errors, *pull_through(hub)],
+        client_max_size=8 * 1024 * 1024,
+    )
     for name in _MODULES:
         routes: Routes = importlib.import_module(f"qwenstack.hub.http.{name}").routes
         app.router.add_routes(routes(hub))

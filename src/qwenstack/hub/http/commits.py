@@ -36,9 +36,9 @@ from qwenstack.hub.registry.manifests import Entry
 from qwenstack.hub.registry.operations import Add, Copy, Delete, DeleteFolder, Operation
 from qwenstack.hub.registry.paths import check_path, shown
 from qwenstack.hub.registry.possession import held
-from qwenstack.hub.registry.refs import create_ref, pull_ref
+from qwenstack.hub.registry.refs import create_ref, find_ref, pull_ref
 from qwenstack.hub.registry.repos import Repo, read_repo
-from qwenstack.hub.registry.revisions import HEADS, PULLS, find_commit
+from qwenstack.hub.registry.revisions import HEADS, PULLS
 
 _BATCH_BYTES = 32 * 1024 * 1024
 _LINE_OVERHEAD = 64 * 1024
@@ -286,7 +286,9 @@ def _open_pull_request(
     at_us: int,
 ) -> int:
     """Its number; its branch begins at what the target has now."""
-    base = find_commit(connection, repo.id, revision)
+    base = find_ref(connection, repo.id, _full_ref(revision, None))
+    if base is None:
+        raise RevisionNotFound(f"Invalid rev id: {shown(revision)} is no branch of this repo.")
     discussion = discussions.open_discussion(
         connection,
         repo_id=repo.id,
@@ -295,7 +297,7 @@ def _open_pull_request(
         description=header.description,
         target=_full_ref(revision, None),
     )
-    create_ref(connection, repo.id, pull_ref(discussion.number), base.oid, at_us=at_us)
+    create_ref(connection, repo.id, pull_ref(discussion.number), base.commit_oid, at_us=at_us)
     return discussion.number
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 from sqlalchemy.exc import DBAPIError
 
+from qwenstack.core.identifiers import new_id
 from qwenstack.hub.errors import HubError
 from qwenstack.storage.database import is_gone
 
 _LOG = logging.getLogger(__name__)
 _HEADER_CHARS_MAX = 900
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK_FULL_TEXT = "The hub's disk is full; nothing of this request was kept."
 
@@ -41,6 +44,16 @@ def error_response(
     if code is not None:
         answer.headers["X-Error-Code"] = code
     return answer
+
+
+@web.middleware
+async def name_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give each answer an id; client libraries show it with their errors."""
+    response = await handler(request)
+    if not response.prepared:
+        asked = request.headers.get("X-Request-Id", "")
+        response.headers["X-Request-Id"] = asked if _ID.fullmatch(asked) else new_id("req")
+    return response
 
 
 @web.middleware

@@ -127,7 +127,6 @@ class _Refs:
     async def create_tag(self, request: web.Request) -> web.Response:
         repo, _ = await open_repo(self._hub, request, "write")
         wire = await read_json(request, NewTag)
-        name = check_ref_name(wire.tag)
         if wire.message is not None and len(wire.message) > _TAG_MESSAGE_CHARS_MAX:
             raise BadRequest(f"A tag's message has at most {_TAG_MESSAGE_CHARS_MAX} characters.")
 
@@ -137,7 +136,7 @@ class _Refs:
                 create_ref(
                     connection,
                     repo.id,
-                    TAGS + name,
+                    TAGS + check_ref_name(wire.tag),
                     commit.oid,
                     at_us=now_us(),
                     message=wire.message,
@@ -154,7 +153,8 @@ class _Refs:
 
         def squashed() -> str:
             with self._hub.database.begin() as connection:
-                ref = HEADS + request.match_info["ref"]
+                ref = request.match_info["ref"]
+                ref = ref if ref.startswith("refs/") else HEADS + ref
                 return squash(connection, repo.id, ref, message, at_us=now_us()).oid
 
         oid = await asyncio.to_thread(squashed)

@@ -13,7 +13,7 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import HIDDEN
 from qwenstack.hub.errors import BadRequest, Conflict, RepoNotFound
-from qwenstack.hub.http.access import API_REPO, base_url, bearer, identify, open_repo
+from qwenstack.hub.http.access import API_REPO, base_url, identify, open_repo
 from qwenstack.hub.http.bodies import flag, json_response, read_json
 from qwenstack.hub.http.repo_info import repo_info
 from qwenstack.hub.hub import Hub
@@ -83,9 +83,6 @@ def routes(hub: Hub) -> list[web.RouteDef]:
         web.get(API_REPO + "/auth-check/write", handlers.may_write),
         web.get(API_REPO, handlers.info),
         web.get(API_REPO + "/revision/{rev:.+}", handlers.info),
-        # A repo without a namespace, and kinds that this hub does not keep.
-        web.get("/api/{kind:models|datasets}/{name:[^/]+}", handlers.missing),
-        web.route("*", "/api/{kind:spaces|kernels}/{rest:.+}", handlers.missing),
     ]
 
 
@@ -229,10 +226,6 @@ class _Repos:
     async def may_write(self, request: web.Request) -> web.Response:
         await open_repo(self._hub, request, "write")
         return json_response({"ok": True})
-
-    async def missing(self, request: web.Request) -> web.Response:
-        await asyncio.to_thread(self._hub.authority.identify, bearer(request))
-        raise RepoNotFound("There is no such repo; a repo's name is namespace/name.")
 
     def _url(self, request: web.Request, kind: Kind, name: str) -> str:
         prefix = "/datasets" if kind == "dataset" else ""

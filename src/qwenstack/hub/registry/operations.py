@@ -32,7 +32,7 @@ class Copy(msgspec.Struct, frozen=True, tag=True):
 
 
 class Delete(msgspec.Struct, frozen=True, tag=True):
-    """Removes a file."""
+    """Removes a file, or where a folder has that name all that is in it."""
 
     path: str
 
@@ -71,17 +71,21 @@ def apply(
                 added = True
             case Delete(path):
                 if files.pop(path, None) is None:
-                    raise EntryNotFound(f"There is no file {shown(path)} to delete.")
+                    _delete_folder(files, path, "file")
             case DeleteFolder(path):
-                prefix = path.rstrip("/") + "/"
-                doomed = [each for each in files if each.startswith(prefix)]
-                if not doomed:
-                    raise EntryNotFound(f"There is no folder {shown(path)} to delete.")
-                for each in doomed:
-                    del files[each]
+                _delete_folder(files, path, "folder")
     if added:
         check_tree(files)
     return make_manifest(files.values())
+
+
+def _delete_folder(files: dict[str, Entry], path: str, kind: str) -> None:
+    prefix = path.rstrip("/") + "/"
+    doomed = [each for each in files if each.startswith(prefix)]
+    if not doomed:
+        raise EntryNotFound(f"There is no {kind} {shown(path)} to delete.")
+    for each in doomed:
+        del files[each]
 
 
 def _copied(origin: Manifest, source: str, path: str) -> list[Entry]:

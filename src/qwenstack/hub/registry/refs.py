@@ -74,7 +74,7 @@ def create_ref(
     message: str | None = None,
 ) -> None:
     """Make a ref. Raises Conflict when it exists."""
-    taken = Conflict(f"{shown(short_name(name))} exists already in this repo.")
+    taken = Conflict(f"Reference {name} already exists in this repo.")
     if find_ref(connection, repo_id, name) is not None:
         raise taken
     if len(list_refs(connection, repo_id)) >= REFS_MAX:
@@ -102,10 +102,10 @@ def move_ref(
 def delete_ref(connection: Connection, repo_id: str, name: str) -> None:
     """Remove a branch or a tag. Raises RevisionNotFound, and Forbidden for the main branch."""
     if name == HEADS + MAIN:
-        raise Forbidden("The branch 'main' stays as long as its repo.")
+        raise Forbidden(f"Cannot delete {name}: it stays as long as its repo.")
     where = (refs.c.repo_id == repo_id, refs.c.name == name)
     if connection.execute(delete(refs).where(*where)).rowcount == 0:
-        raise RevisionNotFound(f"There is no {shown(short_name(name))} in this repo.")
+        raise RevisionNotFound(f"Invalid rev id: {shown(short_name(name))} is not in this repo.")
 
 
 def short_name(name: str) -> str:

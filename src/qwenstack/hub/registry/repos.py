@@ -153,7 +153,7 @@ def create_repo(
     try:
         connection.execute(insert(repos).values(key=key, **msgspec.structs.asdict(repo)))
     except IntegrityError as error:  # somebody else was quicker
-        raise _taken(name) from error
+        raise _taken(key, name) from error
     return repo
 
 
@@ -168,7 +168,7 @@ def move_repo(connection: Connection, repo: Repo, name: str) -> None:
     try:
         connection.execute(update(repos).where(repos.c.id == repo.id).values(name=name, key=new))
     except IntegrityError as error:
-        raise _taken(name) from error
+        raise _taken(new, name) from error
 
 
 def change_settings(
@@ -203,11 +203,12 @@ def delete_repo(connection: Connection, repo: Repo) -> None:
 
 def _check_free(connection: Connection, key: str, name: str) -> None:
     if connection.scalar(select(repos.c.id).where(repos.c.key == key)) is not None:
-        raise _taken(name)
+        raise _taken(key, name)
 
 
-def _taken(name: str) -> Conflict:
-    return Conflict(f"You already created this repo, or somebody did: {name!r} exists.")
+def _taken(key: str, name: str) -> Conflict:
+    kind = key.partition(":")[0]
+    return Conflict(f"A {kind} repository called {name} already exists; take another name.")
 
 
 def _children() -> list[Table]:

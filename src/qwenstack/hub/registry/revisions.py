@@ -40,7 +40,9 @@ def find_commit(connection: Connection, repo_id: str, revision: str) -> Commit:
     oid = _find_oid(connection, repo_id, revision)
     found = None if oid is None else read_commit(connection, repo_id, oid)
     if found is None:
-        raise RevisionNotFound(f"There is no branch, tag or commit {shown(revision)} in this repo.")
+        raise RevisionNotFound(
+            f"Invalid rev id: {shown(revision)} is no branch, tag or commit of this repo."
+        )
     return found
 
 

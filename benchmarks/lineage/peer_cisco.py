@@ -1,7 +1,7 @@
 """Run cisco-ai-provenance-kit over the zoo; needs its own environment (Python 3.12 or newer).
 
     python3.12 -m venv CISCO && CISCO/bin/pip install cisco-ai-provenance-kit==1.0.0
-    CISCO/bin/python benchmarks/lineage/peer_cisco.py ZOO
+    CISCO/bin/python benchmarks/lineage/peer_cisco.py ZOO [FAMILIES]
 
 Its own scanner does the work: `ModelProvenanceScanner.compare`, as its command `compare` does;
 what it extracts of a model is kept in memory, so that a model is read once and not once a pair.
@@ -25,7 +25,7 @@ from pathlib import Path
 def main() -> None:
     """Score all pairs of models of one architecture in the zoo."""
     zoo = Path(sys.argv[1]).resolve()
-    seconds_max = float(sys.argv[2]) if len(sys.argv) > 2 else 900.0
+    families = sys.argv[2].split(",") if len(sys.argv) > 2 else []
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     from provenancekit.core.scanner import (  # type: ignore[import-not-found]
         ModelProvenanceScanner,
@@ -33,6 +33,7 @@ def main() -> None:
     from provenancekit.services.cache import NullCache  # type: ignore[import-not-found]
 
     entries = json.loads((zoo / "manifest.json").read_text())["entries"]
+    entries = [entry for entry in entries if not families or entry["family"] in families]
     usable = [entry for entry in entries if entry["format"] == "safetensors"]
     scanner = ModelProvenanceScanner(cache=NullCache())
     scanner._extract_model = functools.cache(scanner._extract_model)
@@ -47,8 +48,6 @@ def main() -> None:
                 continue
             if {first["id"], second["id"]} & refused.keys():
                 continue
-            if time.perf_counter() - begun > seconds_max:
-                break
             key = "|".join(sorted((first["id"], second["id"])))
             paths = [str(zoo / entry["path"]) for entry in (first, second)]
             try:
@@ -64,7 +63,7 @@ def main() -> None:
         print(f"{place + 1} of {len(usable)} models, {len(identity)} pairs", file=sys.stderr)
     spent = time.perf_counter() - begun
     cannot = [entry["id"] for entry in entries if entry["format"] != "safetensors"]
-    about = {"no_features": [*cannot, *refused], "seconds_features": 0.0, "seconds_scores": spent}
+    about = {"no_features": [*cannot, *refused], "seconds_scores": spent, "families": families}
     for name, scores in (("cisco", identity), ("cisco-decision", decision)):
         (zoo / "scores").mkdir(exist_ok=True)
         (zoo / "scores" / f"{name}.json").write_text(json.dumps({"scores": scores} | about))

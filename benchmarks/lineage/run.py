@@ -35,6 +35,10 @@ from benchmarks.lineage.truth import Tree
 
 BASELINES = ("cosine", "huref", "awm", "reef")
 METHODS = ("product", *BASELINES, "cisco")
+CISCO = {
+    "cisco": ("provenance kit, weight signals", "cisco-ai-provenance-kit 1.0.0"),
+    "cisco-decision": ("provenance kit, as shipped", "cisco-ai-provenance-kit 1.0.0"),
+}
 
 Pair = tuple[str, str]
 
@@ -49,12 +53,16 @@ class Answers(msgspec.Struct):
 
 
 class Scores(msgspec.Struct):
-    """A baseline's scores by `first|second` in order of name; models that it cannot take."""
+    """A baseline's scores by `first|second` in order of name; models that it cannot take.
+
+    `families` is empty when all were scored.
+    """
 
     scores: dict[str, float | None] = {}
     no_features: list[str] = []
     seconds_features: float = 0.0
     seconds_scores: float = 0.0
+    families: list[str] = []
 
 
 class Bench:
@@ -216,9 +224,15 @@ def judge_scores(bench: Bench, scores: Scores, about: tuple[str, str]) -> Method
     def values(pairs: Sequence[Pair]) -> list[float]:
         return [score for _, score in of(pairs)]
 
+    def scored(name: str) -> bool:
+        return not scores.families or bench.tree.by_id[name].family in scores.families
+
+    def both(pairs: Sequence[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if scored(pair[0]) and scored(pair[1])]
+
     calibration_kin = values(bench.kin_pairs("calibration"))
     cut = measures.threshold(calibration_kin, values(bench.stranger_pairs("calibration")))
-    test = bench.split("test")
+    test = [entry for entry in bench.split("test") if scored(entry.id)]
 
     def answer(entry: Entry, candidates: list[str]) -> Prediction:
         best, top = None, -np.inf
@@ -232,11 +246,10 @@ def judge_scores(bench: Bench, scores: Scores, about: tuple[str, str]) -> Method
 
     said = {entry.id: answer(entry, bench.tree.earlier(entry)) for entry in test}
     right, by_kind = measures.accuracy(test, said)
-    strangers = bench.stranger_pairs("test")
-    stranger_scores, kin = of(strangers), of(bench.kin_pairs("test"))
+    strangers, all_kin = both(bench.stranger_pairs("test")), both(bench.kin_pairs("test"))
+    stranger_scores, kin = of(strangers), of(all_kin)
     false = [name for name, score in stranger_scores if score >= cut]
     cousins = of(bench.cousin_pairs())
-    all_kin = bench.kin_pairs("test")
     return Method(
         name=about[0],
         cites=about[1],

@@ -26,6 +26,7 @@ Relation = Literal[
 CONTINUED_MIN: Final = 0.2
 _ZEROS_MIN: Final = 0.05
 _STEP_MIN: Final = 4.0
+_REST_MAX: Final = 0.2  # of the energy, behind the step
 _SIDE_MAX: Final = 256
 
 
@@ -87,8 +88,10 @@ def added_rank(child: Sampled, parent: Sampled, pair: Comparison) -> int | None:
             values = np.linalg.svd((a - b)[:_SIDE_MAX, :1024], compute_uv=False)
             half = values[: len(values) // 2 + 1]
             steps = half[:-1] / np.maximum(half[1:], 1e-12)
-            if len(steps):
-                found.append((float(steps.max()), int(steps.argmax()) + 1))
+            rank = int(steps.argmax()) + 1 if len(steps) else 0
+            rest = float((values[rank:] ** 2).sum() / max(float((values**2).sum()), 1e-30))
+            if rank:
+                found.append((float(steps.max()) if rest < _REST_MAX else 1.0, rank))
     if not found or float(np.median([step for step, _ in found])) < _STEP_MIN:
         return None
     return int(np.median([rank for _, rank in found]))

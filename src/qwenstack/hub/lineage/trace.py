@@ -77,8 +77,9 @@ def trace(model: Model, library: Library) -> Answer:
     if model.parameters < calibrate.PARAMETERS_MIN:
         return insufficient(f"{model.parameters} weights are too few to tell by")
     near = library.nearest(subject.print, without=model.name, count=_SCREENED)
+    near = [(name, value) for name, value in near if value > -1]
     if not near:
-        return insufficient("there is no candidate that could be read")
+        return insufficient("no candidate could be read that has tokens or layers in common")
     members, affinities = _members(subject, near, library)
     family = Family(members, library.compared, library.told)
     related = [place for place in range(1, len(members)) if family.between(0, place).related]
@@ -220,6 +221,7 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
     if mixed is not None:
         one, other, how = mixed
         parents, relation = [names[one], names[other]], "merge"
+        descendants = [name for name in descendants if name not in parents]
         detail = f"{1 - how.share:.2f} of {names[one]} and {how.share:.2f} of {names[other]}"
         evidence.insert(0, Evidence(f"{how.form} merge", detail, how.left))
     confidence = calibrate.derived(affinities[parent - 1], pair.kept)
@@ -259,8 +261,7 @@ def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
     places = [
         place
         for place in range(1, len(tree))
-        if not _below(tree, place)
-        and not family.between(0, place).units_moved
+        if not family.between(0, place).units_moved
         and not family.members[place].model.quantised
         and (tree[place] < 0 or not family.same(place, tree[place]))
     ]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from qwenstack.catalog.model import Status
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import distance, fold, foreign_letters, plain
@@ -21,6 +22,18 @@ _NOT_MODELS: Final = frozenset(
     {"datasets", "spaces", "papers", "docs", "blog", "collections", "api"}
 )
 
+FOLDERS: Final = frozenset(
+    {
+        "src", "lib", "docs", "doc", "test", "tests", "examples", "example", "scripts", "script",
+        "config", "configs", "conf", "models", "model", "data", "dataset", "datasets", "assets",
+        "tools", "recipes", "benchmarks", "output", "outputs", "checkpoints", "ckpt", "ckpts",
+        "pretrained", "weights", "tmp", "var", "home", "root", "mnt", "opt", "usr", "app", "apps",
+        "packages", "modules", "projects", "plugins", "templates", "train", "eval", "results",
+        "logs", "cache", "images", "figures", "static", "resource", "resources", "hf", "components",
+    }
+)  # fmt: skip
+"""What the first part of a path is called, more often than an organisation is."""
+
 
 def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Reading]:
     """`organisation/name`, with or without `@revision`."""
@@ -31,6 +44,14 @@ def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Readi
     listed = _listed(subject, index, kind)
     if listed is not None:
         yield listed
+        return
+    if match[1].casefold() in FOLDERS:
+        yield Reading(
+            kind=Kind.FILE_NAME,
+            sure=Sureness.SHAPED,
+            why="looks like a path where nothing lies: what a folder of this name holds is unknown",
+            subject=subject,
+        )
         return
     latin = plain(subject)
     if latin != subject:
@@ -106,6 +127,18 @@ def _unlisted(subject: str, owner: str, index: Index, kind: Kind) -> Reading:
             subject=subject,
             layer=Layer.WEIGHTS,
             organisation=publisher,
+        )
+    group = index.organisation_names.get(fold(owner))
+    if group is not None and owner in group.code_names:
+        return Reading(
+            kind=Kind.ORGANISATION,
+            sure=Sureness.SHAPED,
+            why=f"{owner} is where {group.name} publishes code, and no name it gives out weights "
+            "under: a LICENSE there is the code's",
+            subject=subject,
+            layer=group.layer,
+            organisation=group,
+            status=Status.UNKNOWN,
         )
     near = next(
         (name for name in sorted(index.makers) if 0 < distance(owner.casefold(), name, 1) <= 1),

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from qwenstack.catalog.which.hub import FOLDERS
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Setting
 from qwenstack.catalog.which.spelling import fold
@@ -54,16 +55,6 @@ _SAYS_MODEL: Final = re.compile(
     r"model|checkpoint|base|engine|deployment|llm|embed|rerank|name|id|pull|run|serve|image|FROM",
     re.IGNORECASE,
 )
-_FOLDERS: Final = frozenset(
-    {
-        "src", "lib", "docs", "doc", "test", "tests", "examples", "example", "scripts", "script",
-        "config", "configs", "conf", "models", "model", "data", "dataset", "datasets", "assets",
-        "tools", "recipes", "benchmarks", "output", "outputs", "checkpoints", "ckpt", "ckpts",
-        "pretrained", "weights", "tmp", "var", "home", "root", "mnt", "opt", "usr", "app", "apps",
-        "packages", "modules", "projects", "plugins", "templates", "train", "eval", "results",
-        "logs", "cache", "images", "figures", "static", "resource", "resources", "hf", "components",
-    }
-)  # fmt: skip
 _OUTPUT: Final = re.compile(r"(?:^|[_-])(?:outputs?|ckpts?|checkpoints?|models?|weights)$", re.I)
 _DATASET: Final = re.compile(r"data_?set|load_dataset", re.IGNORECASE)
 _COUNTED: Final = re.compile(r"\d{2,}k\b", re.IGNORECASE)  # `…-114k` counts a dataset's rows
@@ -202,7 +193,7 @@ def _slashed(token: str, line: str, index: Index) -> bool:
         return True
     if index.catalogue.find_negative(tail):
         return True
-    if parts[0].casefold() in _FOLDERS or _OUTPUT.search(parts[0]) or token[0] in "./~":
+    if parts[0].casefold() in FOLDERS or _OUTPUT.search(parts[0]) or token[0] in "./~":
         return False
     if "@" in token[1:] or _DATASET.search(line) or _COUNTED.search(parts[-1]):
         return False

@@ -10,14 +10,15 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, RepoUrl, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _detect_agent
 
-from .testing_constants import ENDPOINT_PRODUCTION, ENDPOINT_STAGING, TOKEN
-from .testing_utils import repo_name
+from .testing_constants import ENDPOINT_PRODUCTION, ENDPOINT_STAGING, TOKEN  # type: ignore[import-not-found]
+from .testing_utils import repo_name  # type: ignore[import-not-found]
 
 RepoFactory = Callable[..., RepoUrl]
 
@@ -106,7 +107,7 @@ def repo_factory(api: HfApi) -> Iterator[RepoFactory]:
     """Make a repo that is gone after the test."""
     made: list[tuple[str, str, str | None]] = []
 
-    def make(repo_type: str = "model", **options: object) -> RepoUrl:
+    def make(repo_type: str = "model", **options: Any) -> RepoUrl:
         if repo_type == "space":
             options.setdefault("space_sdk", "gradio")
         options.setdefault("repo_id", repo_name(prefix=repo_type))

@@ -9,5 +9,16 @@ from qwenstack.catalog.which.answer import (
     Line,
 )
 from qwenstack.catalog.which.decide import which
+from qwenstack.catalog.which.reading import Kind, Setting
 
-__all__ = ["Answer", "Duty", "GoverningDocument", "GoverningKind", "Likeness", "Line", "which"]
+__all__ = [
+    "Answer",
+    "Duty",
+    "GoverningDocument",
+    "GoverningKind",
+    "Kind",
+    "Likeness",
+    "Line",
+    "Setting",
+    "which",
+]

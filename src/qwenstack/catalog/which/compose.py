@@ -11,9 +11,6 @@ import msgspec
 from qwenstack.catalog.model import (
     Derivative,
     Fact,
-    HostedKind,
-    HostedModel,
-    HostedState,
     Record,
     Release,
     Status,
@@ -24,12 +21,11 @@ from qwenstack.catalog.which.answer import (
     Duty,
     GoverningDocument,
     GoverningKind,
-    Likeness,
-    Line,
 )
 from qwenstack.catalog.which.index import Index
+from qwenstack.catalog.which.likeness import likenesses
 from qwenstack.catalog.which.reading import Kind, Reading
-from qwenstack.catalog.which.spelling import fold
+from qwenstack.catalog.which.statements import lines_of, title_of
 from qwenstack.core import licences
 from qwenstack.core.layers import Layer
 
@@ -42,7 +38,7 @@ _LIKENESSES_MAX: Final = 12
 def compose(reference: str, reading: Reading, others: Sequence[Reading], index: Index) -> Answer:
     """The answer that takes `reading`; the other readings become look-alikes."""
     document, duties, conflicts = _governing(reading, index)
-    lines = tuple(_lines(reading, document, index))
+    lines = tuple(lines_of(reading, index))
     return Answer(
         reference=reference,
         kind=reading.kind.value,
@@ -51,7 +47,7 @@ def compose(reference: str, reading: Reading, others: Sequence[Reading], index: 
         operator=_operator(reading, index),
         governing_document=document,
         obligations=duties,
-        lookalikes=tuple(_likenesses(reading, others, index))[:_LIKENESSES_MAX],
+        lookalikes=tuple(likenesses(reading, others, index))[:_LIKENESSES_MAX],
         base=_base(reading, index),
         status=_weaker(_status(reading), document),
         publisher=_publisher(reading, index),
@@ -240,7 +236,7 @@ def _terms(reading: Reading, index: Index) -> GoverningDocument:
 
 
 def _why_unknown(fact: Fact[T], index: Index) -> str:
-    return fact.note or _title(fact.source, index)
+    return fact.note or title_of(fact.source, index)
 
 
 def _licence(
@@ -259,7 +255,7 @@ def _licence(
     document = GoverningDocument(
         kind=GoverningKind.LICENCE if fact.value else GoverningKind.UNKNOWN,
         id=fact.value or UNKNOWN,
-        source=_title(fact.source, index),
+        source=title_of(fact.source, index),
         checked=fact.checked,
         status=fact.status,
     )
@@ -293,7 +289,7 @@ def _derivative(
     document = GoverningDocument(
         kind=GoverningKind.LICENCE if fact.value else GoverningKind.UNKNOWN,
         id=fact.value or UNKNOWN,
-        source=_title(fact.source, index),
+        source=title_of(fact.source, index),
         checked=fact.checked,
         status=fact.status,
     )
@@ -337,208 +333,5 @@ def _conflicts(label: str, fact: Fact[T], index: Index) -> Iterator[str]:
         note = f" ({claim.note})" if claim.note else ""
         yield (
             f"sources conflict on the {label}: {claim.value} according to "
-            f"{_title(claim.source, index)}, checked {claim.checked}{note}"
+            f"{title_of(claim.source, index)}, checked {claim.checked}{note}"
         )
-
-
-# --- the lines of a report ---
-
-
-def _lines(reading: Reading, document: GoverningDocument, index: Index) -> Iterator[Line]:
-    for label, value in reading.claims:
-        yield Line(
-            label=label, value=value, source="the file itself", checked=None, status=Status.REPORTED
-        )
-    if reading.hosted is not None:
-        yield from _hosted_lines(reading.hosted, index)
-    if reading.release is not None:
-        yield from _release_lines(reading.release, reading, index)
-    if reading.derivative is not None:
-        yield from _fact("base", reading.derivative.base, index)
-        yield from _fact("licence as stated", reading.derivative.licence, index)
-    if reading.tag is not None:
-        yield from _fact("size in bytes", reading.tag.size_bytes, index)
-        yield from _fact("licence in the tag", reading.tag.licence_carried, index)
-    if reading.host is not None:
-        yield from _fact("region", reading.host.region, index)
-    if reading.negative is not None:
-        record = reading.negative
-        yield Line(
-            label="found",
-            value=record.note or reading.why,
-            source=_title(record.source, index),
-            checked=record.checked,
-            status=record.status,
-        )
-
-
-def _hosted_lines(hosted: HostedModel, index: Index) -> Iterator[Line]:
-    yield Line(
-        label="kind of name",
-        value=hosted.kind.value + (f" of {hosted.main}" if hosted.main else ""),
-        source=_title(hosted.source, index),
-        checked=hosted.checked,
-        status=hosted.status,
-    )
-    yield from _fact("state", hosted.state, index)
-    yield from _fact("available since", hosted.available, index)
-    if hosted.retirement_noticed.known:
-        yield from _fact("end as announced", hosted.retirement_noticed, index)
-    if hosted.retired.known:
-        yield from _fact("ended", hosted.retired, index)
-    yield from _fact("open weights", hosted.open_counterpart, index)
-    yield from _fact("context", hosted.context, index)
-
-
-def _release_lines(release: Release, reading: Reading, index: Index) -> Iterator[Line]:
-    licence = (reading.repo.licence if reading.repo is not None else None) or release.licence
-    yield from _fact("licence", licence, index)
-    yield from _fact("released", release.released, index)
-    yield from _fact("parameters", release.parameters, index)
-    if release.active_parameters.known:
-        yield from _fact("active parameters", release.active_parameters, index)
-    yield from _fact("context", release.context, index)
-    for lag in index.catalogue.lags_of(release.id):
-        days = lag.days
-        if days is not None:
-            when = (
-                "the same day"
-                if days == 0
-                else f"{abs(days)} days " + ("later" if days > 0 else "earlier")
-            )
-            yield Line(
-                label="lag",
-                value=f"the API's {lag.hosted} came {when}",
-                source=_title(lag.source, index),
-                checked=lag.checked,
-                status=lag.status,
-            )
-
-
-def _fact(label: str, fact: Fact[T], index: Index) -> Iterator[Line]:
-    value = fact.value
-    if isinstance(value, HostedState):
-        shown = value.value
-    elif value is None:
-        shown = UNKNOWN
-    else:
-        shown = f"{value:,}" if isinstance(value, int) else str(value)
-    if fact.note:
-        shown += f" ({fact.note})"
-    if fact.in_conflict:
-        shown += "; otherwise: " + ", ".join(
-            f"{claim.value} ({_title(claim.source, index)}, {claim.checked})"
-            for claim in fact.otherwise
-        )
-    yield Line(
-        label=label,
-        value=shown,
-        source=_title(fact.source, index),
-        checked=fact.checked,
-        status=fact.status,
-    )
-
-
-def _title(key: str, index: Index) -> str:
-    source = index.catalogue.find_source(key)
-    if source is None:
-        return key
-    return f"{source.title} <{source.locator}>" if source.locator else source.title
-
-
-# --- what it could be taken for ---
-
-
-def _likenesses(reading: Reading, others: Sequence[Reading], index: Index) -> Iterator[Likeness]:
-    seen = {fold(reading.subject)} if reading.layer is not None else set()
-    for like in (*_recorded(reading, index), *map(_other, others), *_same_name(reading, index)):
-        key = fold(like.reference)
-        if key not in seen:
-            seen.add(key)
-            yield like
-
-
-def _other(reading: Reading) -> Likeness:
-    return Likeness(
-        reference=reading.subject,
-        kind=reading.kind.value,
-        layer=reading.layer.value if reading.layer else UNKNOWN,
-        reason=f"the same reference, read otherwise: {reading.why}",
-    )
-
-
-def _same_name(reading: Reading, index: Index) -> Iterator[Likeness]:
-    """The same word on another layer."""
-    subject = reading.subject
-    bare = fold(subject.rpartition("/")[2].partition(":")[0])
-    if reading.layer is not Layer.WEIGHTS and bare in index.repo_names:
-        _, repo = index.repo_names[bare]
-        yield Likeness(
-            reference=repo.id,
-            kind=Kind.HUB_ID.value,
-            layer=Layer.WEIGHTS.value,
-            reason="open weights of the same name: their licence file governs",
-        )
-    hosted = index.catalogue.find_hosted(bare)
-    if hosted is not None and hosted is not reading.hosted:
-        yield Likeness(
-            reference=hosted.id,
-            kind=Kind.HOSTED_MODEL.value,
-            layer=Layer.STUDIO.value,
-            reason="the vendor's API serves the same name: its terms govern, and its retirement "
-            "says nothing about the weights",
-        )
-    if reading.hosted is not None:
-        counterpart = reading.hosted.open_counterpart
-        release = index.catalogue.find_release(counterpart.value) if counterpart.value else None
-        if release is not None and release.repos:
-            yield Likeness(
-                reference=release.repos[0].id,
-                kind=Kind.HUB_ID.value,
-                layer=Layer.WEIGHTS.value,
-                reason=f"the open weights behind it ({counterpart.status.value})",
-            )
-    if reading.release is not None and reading.kind is not Kind.OLLAMA_TAG:
-        for tag in index.ollama_of.get(reading.release.id, ())[:2]:
-            yield Likeness(
-                reference=tag,
-                kind=Kind.OLLAMA_TAG.value,
-                layer=Layer.WEIGHTS.value,
-                reason="Ollama's tag of this release, quantised; tags can be moved",
-            )
-        for name in index.catalogue.hosted_counterparts(reading.release.id)[:2]:
-            if name.kind is not HostedKind.OPEN:
-                yield Likeness(
-                    reference=name.id,
-                    kind=Kind.HOSTED_MODEL.value,
-                    layer=Layer.STUDIO.value,
-                    reason="an API name that some source says runs these weights",
-                )
-
-
-def _recorded(reading: Reading, index: Index) -> Iterator[Likeness]:
-    names = {reading.subject, reading.subject.rpartition("/")[2]}
-    if reading.release is not None:
-        names.add(reading.release.name)
-    for name in sorted(names):
-        for pair in index.catalogue.find_lookalikes(name):
-            for other in pair.names:
-                if fold(other) != fold(name):
-                    yield Likeness(
-                        reference=other,
-                        kind=UNKNOWN,
-                        layer=_layer_of(other, index),
-                        reason=pair.reason,
-                    )
-
-
-def _layer_of(name: str, index: Index) -> str:
-    catalogue = index.catalogue
-    tag = catalogue.find_ollama(name) if ":" in name else None
-    if tag is not None and not tag.cloud:
-        return Layer.COMMUNITY.value if tag.derivative else Layer.WEIGHTS.value
-    if name == name.lower() and catalogue.find_hosted(name):
-        return Layer.STUDIO.value
-    if catalogue.find_repo(name) or fold(name) in index.release_names:
-        return Layer.WEIGHTS.value
-    return Layer.COMMUNITY.value if catalogue.find_derivative(name) else UNKNOWN

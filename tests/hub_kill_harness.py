@@ -63,7 +63,7 @@ def run(home: Path, kills: int, seed: int) -> Report:
         _client_api(hub).create_repo(REPO)
         whole_s = [_timed(hub, home, transport, version=-1 - transport) for transport in (0, 1)]
         for number in range(kills):
-            transport = number // 2 % 2
+            transport = _transport(number)
             folder = _folder(home, number)
             before = _shown(hub)
             wait_s = chance.uniform(0, whole_s[transport] * 1.05)
@@ -76,23 +76,29 @@ def run(home: Path, kills: int, seed: int) -> Report:
     return report
 
 
+def _transport(number: int) -> int:
+    """0 is Xet, 1 is LFS: in turn, and each with kills of the server and of the client."""
+    return number % 2
+
+
 def _kill_once(
     hub: RunningHub, home: Path, folder: Path, number: int, wait_s: float, report: Report
 ) -> None:
-    client = _start_client(hub, home, folder, number, number // 2 % 2)
+    client = _start_client(hub, home, folder, number, _transport(number))
     assert client.stdout is not None
     client.stdout.readline()
     time.sleep(wait_s)
     report.after_the_end += client.poll() is not None
-    if number % 2 == 0:
+    of_server = (number + number // 2) % 2 == 0
+    if of_server:
         hub.kill()
-        report.server_kills += 1
     client.kill()
     client.wait()
-    report.client_kills += number % 2
     client.stdout.close()
-    if number % 2 == 0:
+    if of_server:
         hub.start()
+    report.server_kills += of_server
+    report.client_kills += not of_server
 
 
 def _audit(

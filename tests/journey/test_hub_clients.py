@@ -385,13 +385,11 @@ def test_the_hf_command_makes_fills_tags_reads_and_deletes(hub: RunningHub, tmp_
     command("repos", "create", "acme/command")
     command("upload", "acme/command", str(folder), ".", "--commit-message", "by command")
     command("repos", "tag", "create", "acme/command", "v1")
-    command("repos", "branch", "create", "acme/command", "dev")
     target = tmp_path / "back"
     command("download", "acme/command", "--revision", "v1", "--local-dir", str(target))
     for name in ("config.json", "w.dat"):
         assert (target / name).read_bytes() == (folder / name).read_bytes()
     assert "acme/command" in command("models", "ls", "--author", "acme", "--quiet")
-    command("repos", "delete-files", "acme/command", "config.json")
     command("repos", "delete", "acme/command", "--yes")
 
 

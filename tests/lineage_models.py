@@ -168,15 +168,17 @@ def turn(tensors: Tensors, turned: Array) -> Tensors:
             layer = name.split(".self_attn")[0].split(".mlp")[0]
             norm = "input_layernorm" if "self_attn" in name else "post_attention_layernorm"
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                out[name] = turned.T @ value
+                out[name] = np.asarray(turned.T @ value, np.float32)
             else:
-                out[name] = (value * tensors[f"{layer}.{norm}.weight"]) @ turned
+                out[name] = np.asarray(
+                    (value * tensors[f"{layer}.{norm}.weight"]) @ turned, np.float32
+                )
         elif "embed" in name:
-            out[name] = value @ turned
+            out[name] = np.asarray(value @ turned, np.float32)
         else:
             out[name] = np.ones_like(value)
     head = tensors["model.embed_tokens.weight"] * tensors["model.norm.weight"]
-    out["lm_head.weight"] = head @ turned
+    out["lm_head.weight"] = np.asarray(head @ turned, np.float32)
     return out
 
 

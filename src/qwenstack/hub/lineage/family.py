@@ -16,7 +16,7 @@ import numpy as np
 
 from qwenstack.hub.lineage.arborescence import parents_of
 from qwenstack.hub.lineage.compare import Comparison, Sampled, compare
-from qwenstack.hub.lineage.inheritance import descends, inherited, order
+from qwenstack.hub.lineage.inheritance import descends, order
 from qwenstack.hub.lineage.rounding import lossless_storage, rounds_to
 
 _HARD: Final = 8.0  # log-odds of what cannot be undone
@@ -38,9 +38,7 @@ class Family:
 
     members: list[Sampled]
     known: dict[tuple[str, str], Comparison] = field(default_factory=dict)
-    told: dict[tuple[str, str, str], tuple[float | None, float | None]] = field(
-        default_factory=dict
-    )
+    told: dict[tuple[str, str, str], tuple[float | None, bool | None]] = field(default_factory=dict)
 
     def between(self, child: int, parent: int) -> Comparison:
         """The comparison of two members, by their places."""
@@ -56,11 +54,11 @@ class Family:
 
     def _told(
         self, child: Sampled, parent: Sampled, root: Sampled
-    ) -> tuple[float | None, float | None]:
-        """The order of two members seen from the root, and what the child holds of the parent."""
+    ) -> tuple[float | None, bool | None]:
+        """The order of two seen from the root, and whether the child went through the parent."""
         key = child.model.name, parent.model.name, root.model.name
         if key not in self.told:
-            self.told[key] = order(child, parent, root), inherited(child, parent, root)
+            self.told[key] = order(child, parent, root), descends(child, parent, root)
         return self.told[key]
 
     def same(self, one: int, other: int) -> bool:
@@ -153,11 +151,11 @@ class Family:
         elif root is not None and root not in (child, parent):
             trio = [self.members[place] for place in (child, parent, root)]
             if not self.between(parent, root).units_moved:
-                later, share = self._told(*trio)
+                later, holds = self._told(*trio)
                 if later is not None:
                     odds = float(np.clip(odds, -_SOFT, _SOFT)) if abs(odds) < _HARD / 2 else odds
                     odds += _SOFT * 2 * later
-                if share is not None and not descends(share):
+                if holds is False:
                     cost += _HARD
         if pair.units_moved:
             odds += _HARD * float(np.sign(self._moved(child) - self._moved(parent)))

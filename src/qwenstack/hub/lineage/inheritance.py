@@ -25,7 +25,8 @@ _COLUMNS_MAX: Final = 1024
 _LAYERS_MAX: Final = 4
 _PRUNED_MIN: Final = 0.05
 _ERROR_MAX: Final = 0.2  # standard error of the share, above which nothing is said
-_DESCENDS: Final = (0.8, 1.25)
+# Share of the strongest directions left out, and the least and greatest share of a descendant.
+_ASKED: Final = ((0.25, 0.85, 1.2), (_COMMON_SHARE, 0.8, 1.25))
 
 
 class Taken(Protocol):
@@ -67,22 +68,23 @@ def remapped(model: Sampled, layer_map: tuple[int, ...], depth: int) -> Remapped
     return Remapped(model, tuple(places))
 
 
-def descends(share: float | None) -> bool:
-    """Whether a share of a step, if it could be told, is all of it."""
-    return share is not None and _DESCENDS[0] <= share <= _DESCENDS[1]
+def descends(model: Taken, through: Taken, origin: Taken) -> bool | None:
+    """Whether `model` holds the whole step from `origin` to `through`; None if unknowable.
 
-
-def inherited(model: Taken, through: Taken, origin: Taken) -> float | None:
-    """The share of the step from `origin` to `through` that `model` holds; None if unknowable.
-
-    All three must lie in one basis. Where the step has no remainder that could be told from
-    noise, the whole step is asked for.
+    All three must lie in one basis. The share is asked for twice, without few and without many of
+    the strongest directions: a sibling that learned the same comes near to 1 in one of them by
+    chance, a descendant in both. Where the step has no remainder that could be told from noise,
+    the whole step is asked for.
     """
-    for common in (_COMMON_SHARE, 0.0):
-        share = _share(_steps(model, origin, through, origin, common))
-        if share is not None:
-            return share
-    return None
+    shares = [
+        (_share(_steps(model, origin, through, origin, common)), low, high)
+        for common, low, high in _ASKED
+    ]
+    known = [low <= share <= high for share, low, high in shares if share is not None]
+    if known:
+        return all(known)
+    share = _share(_steps(model, origin, through, origin, 0.0))
+    return None if share is None else _ASKED[0][1] <= share <= _ASKED[0][2]
 
 
 def order(later: Taken, earlier: Taken, origin: Taken) -> float | None:

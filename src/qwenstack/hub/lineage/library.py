@@ -40,7 +40,7 @@ class Library:
         self.names = names
         self.unreadable: dict[str, str] = {}
         self.compared: dict[tuple[str, str], Comparison] = {}
-        self.told: dict[tuple[str, str, str], tuple[float | None, float | None]] = {}
+        self.told: dict[tuple[str, str, str], tuple[float | None, bool | None]] = {}
         self._open = open_model
         self._prints: dict[str, Fingerprint] = dict(prints or {})
         self._sampled: OrderedDict[str, Sampled] = OrderedDict()

@@ -11,7 +11,7 @@ from qwenstack.hub.lineage import adapters, calibrate
 from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled
 from qwenstack.hub.lineage.family import Family
 from qwenstack.hub.lineage.fingerprint import fingerprint
-from qwenstack.hub.lineage.inheritance import descends, inherited, remapped
+from qwenstack.hub.lineage.inheritance import descends, remapped
 from qwenstack.hub.lineage.library import Library, affinity
 from qwenstack.hub.lineage.merging import Mixture, elementwise, mixture, vector
 from qwenstack.hub.lineage.model import Model
@@ -303,7 +303,7 @@ def _parent(family: Family, tree: list[int]) -> int:
             and not _below(tree, child)
             and _passable(family, child, place)
             and family.distance(0, child) < _FARTHER_MAX * pair.distance
-            and descends(inherited(view, family.members[child], origin))
+            and descends(view, family.members[child], origin)
         ]
         if not steps:
             return place

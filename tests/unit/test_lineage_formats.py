@@ -1,0 +1,201 @@
+"""Weight files read as hostile things, and the numbers in them as their formats mean them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenstack.hub.lineage.arborescence import parents_of
+from qwenstack.hub.lineage.bytes_at import MappedFile
+from qwenstack.hub.lineage.gguf_file import read_gguf
+from qwenstack.hub.lineage.model import Model, open_path
+from qwenstack.hub.lineage.rounding import rounded
+from qwenstack.hub.lineage.safetensors_file import read_safetensors
+from qwenstack.hub.lineage.tensors import UnreadableModel, decode
+from tests import lineage_models as models
+
+
+def safetensors(path: Path, header: object, data: bytes = b"", size: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes((len(text) if size is None else size).to_bytes(8, "little") + text + data)
+    return path
+
+
+HOSTILE = {
+    "cut in the length": (b"\x01\x02", "no safetensors file"),
+    "a header of 2^63 bytes": ((1 << 63).to_bytes(8, "little") + b"{}", "header claims"),
+    "a header that is no JSON": ((4).to_bytes(8, "little") + b"{{{{", "not valid"),
+    "a header nested too deep": (
+        (20_000).to_bytes(8, "little") + b"[" * 20_000, "not valid",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_safetensors_file_gets_a_clear_error(name: str, tmp_path: Path) -> None:
+    data, words = HOSTILE[name]
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableModel, match=words):
+        open_path(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 1 << 60]},
+        {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [-1, -4], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [8, 0]},
+        {"dtype": "F32", "shape": "2x2", "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]},
+    ],
+)
+def test_a_tensor_that_claims_what_is_not_there_is_refused(
+    entry: dict[str, object], tmp_path: Path
+) -> None:
+    path = safetensors(tmp_path / "m.safetensors", {"w": entry}, b"\0" * 16)
+    with pytest.raises(UnreadableModel, match="damaged"):
+        read_safetensors(MappedFile(path), path.name)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=400), st.integers(0, 3))
+def test_no_gguf_file_crashes_the_reader(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, version: int
+) -> None:
+    path = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    path.write_bytes(b"GGUF" + version.to_bytes(4, "little") + data)
+    try:
+        read_gguf(MappedFile(path), path.name)
+    except UnreadableModel as error:
+        assert str(error)
+
+
+def test_a_gguf_file_cut_anywhere_is_refused_or_read(tmp_path: Path) -> None:
+    whole = models.write_gguf(tmp_path / "m.gguf", models.make_model(1, layers=1), "Q8_0")
+    data = whole.read_bytes()
+    for end in (*range(0, 400, 7), len(data) // 2, len(data) - 100):
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(data[:end])
+        with pytest.raises(UnreadableModel):
+            open_path(path)
+
+
+def test_a_folder_of_pickles_is_named_and_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02c")
+    with pytest.raises(UnreadableModel, match=r"pytorch_model\.bin may hold code"):
+        open_path(tmp_path)
+
+
+def test_bfloat16_is_read_and_rounded_as_it_is_stored(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    models.write_bf16(tmp_path / "m.safetensors", {"w": values})
+    read = read_safetensors(MappedFile(tmp_path / "m.safetensors"), "m")[0].rows(0, 8)
+    assert np.array_equal(read, rounded(values, "BF16"))
+    assert np.abs(read - values).max() < 2**-8 * np.abs(values).max()
+
+
+def test_eight_bit_floats_are_read_as_the_standard_says() -> None:
+    # OCP 8-bit floating point: 0x38 is 1.0 in E4M3, 0x7E its greatest, 0x3C is 1.0 in E5M2.
+    raw = np.array([[0x38, 0xB8, 0x7E, 0x01]], np.uint8)
+    assert decode(raw, "F8_E4M3").tolist() == [[1.0, -1.0, 448.0, 2.0**-9]]
+    assert decode(np.array([[0x3C, 0x7B]], np.uint8), "F8_E5M2").tolist() == [[1.0, 57344.0]]
+
+
+def packed_words(codes: npt.NDArray[np.int64], along: int) -> npt.NDArray[np.int32]:
+    """Eight 4-bit codes a word, lowest first, along an axis."""
+    moved = np.moveaxis(codes.astype(np.uint32), along, -1)
+    grouped = moved.reshape(*moved.shape[:-1], -1, 8)
+    words = (grouped << (4 * np.arange(8, dtype=np.uint32))).sum(-1, dtype=np.uint32)
+    return np.ascontiguousarray(np.moveaxis(words, -1, along)).view(np.int32)
+
+
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+def test_packed_four_bit_weights_are_those_that_were_packed(layout: str, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(4)
+    inputs, outputs, group = 64, 32, 32
+    codes = random.integers(0, 16, (inputs, outputs))
+    zeros = random.integers(1, 16, (inputs // group, outputs))
+    scales = random.random((inputs // group, outputs)).astype(np.float16)
+    place = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # AWQ's order of outputs in a word
+    stem = "model.layers.0.mlp.up_proj"
+    if layout == "gptq":
+        tensors = {
+            f"{stem}.qweight": packed_words(codes, 0),
+            f"{stem}.qzeros": packed_words(zeros - 1, 1),
+        }
+    else:
+        mixed = codes.reshape(inputs, -1, 8)[..., place].reshape(inputs, outputs)
+        mixed_zeros = zeros.reshape(len(zeros), -1, 8)[..., place].reshape(len(zeros), outputs)
+        tensors = {
+            f"{stem}.qweight": packed_words(mixed, 1),
+            f"{stem}.qzeros": packed_words(mixed_zeros, 1),
+        }
+    tensors[f"{stem}.scales"] = scales
+    save_file(tensors, tmp_path / "m.safetensors")
+    model: Model = open_path(tmp_path / "m.safetensors")
+    up = model.tensors[0]
+    want = ((codes - zeros.repeat(group, 0)) * scales.repeat(group, 0).astype(np.float32)).T
+    assert up.shape == (outputs, inputs)
+    assert np.allclose(up.rows(0, outputs), want, atol=1e-6)
+
+
+def test_fused_and_foreign_names_get_the_same_roles(tmp_path: Path) -> None:
+    plain = models.make_model(3)
+    fused: models.Tensors = {}
+    for name, value in plain.items():
+        if "layers" not in name:
+            fused[name] = value
+    for layer in range(models.LAYERS):
+        old = f"model.layers.{layer}."
+        fused[f"{old}self_attn.qkv_proj.weight"] = np.concatenate(
+            [plain[f"{old}self_attn.{part}_proj.weight"] for part in "qkv"]
+        )
+        fused[f"{old}mlp.gate_up_proj.weight"] = np.concatenate(
+            [plain[f"{old}mlp.{part}_proj.weight"] for part in ("gate", "up")]
+        )
+        for part in ("self_attn.o_proj", "mlp.down_proj"):
+            fused[f"{old}{part}.weight"] = plain[f"{old}{part}.weight"]
+    one = open_path(models.write(tmp_path / "plain", plain)).roles.layers
+    other = open_path(models.write(tmp_path / "fused", fused)).roles.layers
+    for role in ("q", "k", "v", "o", "gate", "up", "down"):
+        a, b = one[2][role], other[2][role]
+        assert np.array_equal(a.rows(0, a.shape[0]), b.rows(0, b.shape[0])), role
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_the_family_tree_is_the_cheapest_of_all(count: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    costs, roots = random.random((count, count)), random.random(count) + 1
+    found = parents_of(costs, roots)
+
+    def total(parents: tuple[int, ...]) -> float:
+        for node in range(count):  # no circles
+            seen, at = set(), node
+            while at >= 0:
+                if at in seen:
+                    return float("inf")
+                seen.add(at)
+                at = parents[at]
+        return float(
+            sum(
+                roots[child] if parent < 0 else costs[parent, child]
+                for child, parent in enumerate(parents)
+            )
+        )
+
+    choices = itertools.product(range(-1, count), repeat=count)
+    best = min(total(c) for c in choices if all(p != n for n, p in enumerate(c)))
+    assert total(tuple(found)) == pytest.approx(best)

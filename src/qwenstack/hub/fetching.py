@@ -86,11 +86,10 @@ class Fetching:
         batch: list[tuple[UpstreamFile, bytes]] = []
         batch_bytes = 0
         for file in missing.values():
-            part = self._folder / hashlib.sha256(file.stated.encode()).hexdigest()
             if file.size > _SMALL_BYTES:
-                known[file.stated] = self._large(file, part)
+                known[file.stated] = self._large(file)
                 continue
-            batch.append((file, self._small(file, part)))
+            batch.append((file, self._small(file)))
             batch_bytes += file.size
             if batch_bytes >= _BATCH_BYTES:
                 known.update(self._store(batch))
@@ -143,7 +142,6 @@ class Fetching:
 
     def _came(self, count: int) -> None:
         self._done_bytes += count
-        self.fetched_bytes += count
         if time.monotonic() > self._end_s:
             raise UpstreamAway("The copy took longer than it may; the next one goes on from here.")
         self._progress(self._done_bytes, self._total_bytes)
@@ -151,24 +149,30 @@ class Fetching:
     def _fetch(self, file: UpstreamFile, part: Path) -> None:
         """Let the part hold the file's bytes, as stated. Raises UpstreamAway for others."""
         for _ in range(_TRIES):
-            resumed = part.exists() and part.stat().st_size > 0
+            kept_bytes = part.stat().st_size if part.exists() else 0
             counted = self._done_bytes
             self._upstream.fetch(
                 self._kind, self._found.name, self._found.oid, file, part, self._came
             )
             if _digest(part, file) == file.stated:
-                self.fetched_files += 1
+                came_bytes = max(file.size - kept_bytes, 0)
+                self.fetched_bytes += came_bytes
+                self.fetched_files += bool(came_bytes) or not file.size
                 return
             part.unlink()
             self._done_bytes = counted
-            if not resumed:
+            if not kept_bytes:
                 break
         raise UpstreamAway(
             f"{self._upstream.endpoint} sent other bytes of {shown(file.path)} than it states "
             f"({file.stated}); nothing of this copy is published."
         )
 
-    def _large(self, file: UpstreamFile, part: Path) -> Content:
+    def _part(self, file: UpstreamFile) -> Path:
+        return self._folder / hashlib.sha256(file.stated.encode()).hexdigest()
+
+    def _large(self, file: UpstreamFile) -> Content:
+        part = self._part(file)
         self._fetch(file, part)
         expect = None if file.sha256 is None else Expected(file.sha256, file.size)
         try:
@@ -179,7 +183,8 @@ class Fetching:
         part.unlink()
         return content
 
-    def _small(self, file: UpstreamFile, part: Path) -> bytes:
+    def _small(self, file: UpstreamFile) -> bytes:
+        part = self._part(file)
         self._fetch(file, part)
         return part.read_bytes()
 
@@ -189,6 +194,8 @@ class Fetching:
         contents = self._hub.store.put_all([data for _, data in batch])
         stored = [(file, content) for (file, _), content in zip(batch, contents, strict=True)]
         self._note(stored)
+        for file, _ in batch:
+            self._part(file).unlink()
         return {file.stated: content for file, content in stored}
 
     def _note(self, stored: Sequence[tuple[UpstreamFile, Content]]) -> None:

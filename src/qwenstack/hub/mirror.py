@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.directory import create_account, find_account
-from qwenstack.hub.errors import Conflict, NotFound, Refused
+from qwenstack.hub.errors import Conflict, NotFound, Refused, RepoNotFound, RevisionNotFound
 from qwenstack.hub.facts import LicenceFacts, read_licence
 from qwenstack.hub.fetching import CopyProgress, Fetching
 from qwenstack.hub.hub import Hub
@@ -41,6 +41,7 @@ from qwenstack.hub.registry.repos import (
     check_repo_name,
     create_repo,
     find_repo,
+    read_repo,
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, read_commit
 from qwenstack.hub.upstream import Upstream, UpstreamRevision
@@ -53,6 +54,8 @@ _ABANDONED_S: Final = 14 * 86400
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a copy may take. Seconds and bytes."""
 
+    # Whether a private repo that is not here yet may be copied.
+    private: bool = True
     look_s: float = 10.0
     copy_s: float = 7 * 86400.0
     bytes_max: int = 1 << 62
@@ -113,6 +116,8 @@ def mirror(
     ref = _ref(upstream, kind, found.name, revision, found.oid)
     with _own_folder(_above(hub), f"{kind}:{name.lower()}", end_s) as folder:
         local = _local(hub, upstream, kind, name, ref)
+        if found.private and local.repo is None and not limits.private:
+            raise RepoNotFound(f"{name} is private at {upstream.endpoint}: `hub mirror` copies it.")
         same = _unchanged(hub, local, found, ref)
         if same is not None:
             if local.repo is not None and local.repo.summary == "{}":  # killed before the last step
@@ -164,7 +169,7 @@ def _ref(upstream: Upstream, kind: Kind, name: str, revision: str, oid: str) -> 
         return HEADS + MAIN
     named = upstream.ref_kind(kind, name, revision)
     if named is None:
-        raise NotFound(
+        raise RevisionNotFound(
             f"{shown(revision)} is no branch or tag of {name}; copy those, or a commit by its id."
         )
     return (HEADS if named == "heads" else TAGS) + revision
@@ -256,7 +261,7 @@ def _publish(
         created = repo is None
         if repo is None:
             repo = _create(connection, kind, name, private=found.private, at_us=at_us)
-        _close(connection, repo, found)
+        repo = _close(connection, repo, found)
         tip = None if ref is None else _own_tip(connection, repo, ref, locked=True)
         if tip != local.tip:
             raise Conflict(f"{short_name(ref or '')!r} of {name} moved meanwhile; copy again.")
@@ -296,11 +301,12 @@ def _create(connection: Connection, kind: Kind, name: str, *, private: bool, at_
     return create_repo(connection, kind, name, private=private, created_by=namespace, at_us=at_us)
 
 
-def _close(connection: Connection, repo: Repo, found: UpstreamRevision) -> None:
+def _close(connection: Connection, repo: Repo, found: UpstreamRevision) -> Repo:
     """Gate and hide here what is gated and hidden there. Nothing is opened: that is for people."""
     gated = found.gated if found.gated and repo.gated in ("", "auto") else None
     private = True if found.private else None
     change_settings(connection, repo, private=private, gated=gated)
+    return read_repo(connection, repo.id)
 
 
 def _origin(

@@ -21,16 +21,17 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from sqlalchemy import Connection, select
 
 from qwenstack.hub.accounts.identity import Identity
-from qwenstack.hub.errors import HubError, NotFound, RepoNotFound, RevisionNotFound, TooMany
+from qwenstack.hub.errors import HubError, RepoNotFound, RevisionNotFound, TooMany
 from qwenstack.hub.http.access import identify, repo_kind, repo_name
 from qwenstack.hub.http.errors import Handler
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.mirror import Limits, mirror
 from qwenstack.hub.origins import find_origin, newest_origin
+from qwenstack.hub.registry.paths import shown
 from qwenstack.hub.registry.refs import check_ref_name
 from qwenstack.hub.registry.repos import Kind, check_repo_name, find_repo
 from qwenstack.hub.registry.revisions import MAIN, find_commit
@@ -47,7 +48,9 @@ _READS: Final = re.compile(
 )
 _REMEMBERED_MAX: Final = 10_000
 _RETRY_S: Final = 10
-_ABSENT: Final = (RepoNotFound, RevisionNotFound, NotFound)
+_SIGN_EVERY_S: Final = 2.0
+_PROXIED: Final = ("Via", "Forwarded", "X-Forwarded-For", "X-Real-IP")
+_ABSENT: Final = (RepoNotFound, RevisionNotFound)
 
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
@@ -94,7 +97,7 @@ def _middleware(pulls: _PullThrough) -> Middleware:
 def _wanted(request: web.Request) -> _Wanted | None:
     """What a request reads, if it reads what could be copied."""
     resource = request.match_info.route.resource
-    match = None if resource is None else _READS.fullmatch(_plain(resource.canonical))
+    match = None if resource is None else _READS.fullmatch(resource.canonical)
     if match is None or request.method not in ("GET", "HEAD", "POST"):
         return None
     if match[1] is None and not match["rest"].startswith(("/resolve", "/raw")):
@@ -110,8 +113,15 @@ def _wanted(request: web.Request) -> _Wanted | None:
     return _Wanted(repo_kind(request), name, revision)
 
 
-def _plain(canonical: str) -> str:
-    return re.sub(r"\{(\w+):(?:[^{}]|\{[^{}]*\})*\}", r"{\1}", canonical)
+class _Settled(msgspec.Struct, frozen=True):
+    """Until when (monotonic) nothing is asked, and whether the repo has no such revision."""
+
+    until_s: float
+    missing: bool
+
+
+def _no_revision(wanted: _Wanted) -> RevisionNotFound:
+    return RevisionNotFound(f"{wanted.name} has no revision {shown(wanted.revision)}.")
 
 
 class _PullThrough:
@@ -126,7 +136,7 @@ class _PullThrough:
         self._flights: dict[str, _Flight] = {}
         self._slots = threading.Semaphore(settings.copies_max)
         # Until when (monotonic seconds) nothing is asked about a revision.
-        self._settled: dict[str, float] = {}
+        self._settled: dict[str, _Settled] = {}
 
     def concerns(self, request: web.Request) -> bool:
         """Whether a request may lead to the upstream: not one that came from here."""
@@ -134,16 +144,20 @@ class _PullThrough:
 
     async def ensure(self, request: web.Request, wanted: _Wanted) -> None:
         """Let the revision be here, if the upstream has it and the caller may have it."""
-        if time.monotonic() < self._settled.get(wanted.key, 0.0):
+        settled = self._settled.get(wanted.key)
+        holds = settled is not None and time.monotonic() < settled.until_s
+        if settled is not None and holds and not settled.missing:
             return
         caller = await identify(self._hub, request)
         here = await asyncio.to_thread(self._here, wanted, caller)
         if here is None:
             return
+        if holds:
+            raise _no_revision(wanted)
         flight = self._flight(wanted, here)
         waited = time.monotonic() - flight.began
         wait_s = self._settings.stale_wait_s - waited if here.tip else self._settings.wait_s
-        await asyncio.wait({flight.answer}, timeout=max(wait_s, 0.0))
+        await _wait(request, flight.answer, wait_s)
         if not flight.answer.done():
             if here.tip:
                 return  # the copy goes on behind the one that is here
@@ -153,8 +167,10 @@ class _PullThrough:
                 headers={"Retry-After": str(_RETRY_S)},
             )
         error = flight.answer.exception()
-        # What is here is served; what is nowhere, the route says in its own words.
-        if error is not None and not here.tip and not isinstance(error, _ABSENT):
+        # What is here is served; that a repo is nowhere, the route says in its own words.
+        if isinstance(error, RevisionNotFound) and not here.tip:
+            raise _no_revision(wanted)
+        if error is not None and not here.tip and not isinstance(error, RepoNotFound):
             raise error
 
     def _here(self, wanted: _Wanted, caller: Identity) -> _Here | None:
@@ -210,7 +226,8 @@ class _PullThrough:
         if error is None:
             self._settle(wanted, self._settings.max_age_s)
         elif isinstance(error, _ABSENT) or here.tip:
-            self._settle(wanted, self._settings.absent_s)
+            missing = isinstance(error, RevisionNotFound) and not here.tip
+            self._settle(wanted, self._settings.absent_s, missing=missing)
         if error is not None and not isinstance(error, _ABSENT):
             served = "; what was copied is served" if here.tip else ""
             trace = None if isinstance(error, HubError) else error
@@ -227,7 +244,10 @@ class _PullThrough:
             if now.oid == here.tip:
                 return
         limits = Limits(
-            look_s=settings.look_s, copy_s=settings.copy_s, bytes_max=settings.repo_bytes_max
+            look_s=settings.look_s,
+            copy_s=settings.copy_s,
+            bytes_max=settings.repo_bytes_max,
+            private=False,
         )
         with self._slots:
             mirror(
@@ -240,10 +260,27 @@ class _PullThrough:
                 progress=flight.progress,
             )
 
-    def _settle(self, wanted: _Wanted, seconds: float) -> None:
+    def _settle(self, wanted: _Wanted, seconds: float, *, missing: bool = False) -> None:
         if len(self._settled) >= _REMEMBERED_MAX:
             self._settled.clear()
-        self._settled[wanted.key] = time.monotonic() + seconds
+        self._settled[wanted.key] = _Settled(time.monotonic() + seconds, missing)
+
+
+async def _wait(request: web.Request, answer: asyncio.Future[None], wait_s: float) -> None:
+    """Wait for the answer, and let the caller know meanwhile that somebody is here.
+
+    Clients end a request whose answer does not begin in ten seconds. An interim response begins
+    it; 100 is the one that every HTTP/1.1 client skips, however often it comes (RFC 9110, section
+    15.2), where many take another for the final one. Proxies may not, so none gets it.
+    """
+    end_s = time.monotonic() + max(wait_s, 0.0)
+    proxied = any(name in request.headers for name in _PROXIED)
+    signs = request.version >= HttpVersion11 and not proxied
+    while not answer.done() and (left_s := end_s - time.monotonic()) > 0:
+        await asyncio.wait({answer}, timeout=min(left_s, _SIGN_EVERY_S))
+        transport = request.transport
+        if signs and not answer.done() and transport is not None and not transport.is_closing():
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class _Flight:

@@ -28,8 +28,9 @@ from qwenstack.hub.errors import (
     TooMany,
     Unauthorized,
 )
-from qwenstack.hub.family import read_family
+from qwenstack.hub.family import Member, member_of, read_family, shown_to
 from qwenstack.hub.listing import Place, Question
+from qwenstack.hub.recorded import read_kin
 from qwenstack.hub.registry.repos import (
     Kind,
     Repo,
@@ -495,10 +496,11 @@ def test_people_and_lists_hold_on_postgresql(postgres_url: str) -> None:
 def test_a_computed_lineage_goes_before_the_cards_claim(database: Engine) -> None:
     claimed = {"baseModels": {"relation": "finetune", "models": [{"id": "acme/claimed"}]}}
     repo = publish(database, "acme/child", summary=claimed | {"pipeline_tag": "text-generation"})
+    publish(database, "acme/true")
     with database.begin() as connection:
         found = Lineage(parent="acme/true", relation="merge", confidence=0.97, verdict="derived")
         note_lineage(connection, repo.id, found)
-        (member,) = read_family(connection, GUEST)
+        member = by_name(read_family(connection, GUEST))["acme/child"]
         assert [(each.name, each.source) for each in member.parents] == [
             ("acme/true", "weights"),
             ("acme/claimed", "card"),
@@ -506,8 +508,30 @@ def test_a_computed_lineage_goes_before_the_cards_claim(database: Engine) -> Non
         assert member.task == "text-generation" and member.parents[0].confidence == 0.97
         # A lineage that found no parent leaves the claim alone.
         note_lineage(connection, repo.id, Lineage(None, "unrelated", 0.9, "independent"))
-        (member,) = read_family(connection, GUEST)
+        member = by_name(read_family(connection, GUEST))["acme/child"]
         assert [each.name for each in member.parents] == ["acme/claimed"]
+
+
+def by_name(members: list[Member]) -> dict[str, Member]:
+    return {member.name: member for member in members}
+
+
+def test_a_computed_lineage_names_no_private_parent_to_strangers(database: Engine) -> None:
+    accounts = Accounts(database, SECRET)
+    alice = accounts.identify(token_of(database, "alice"))
+    publish(database, "acme/secret", private=True)
+    repo = publish(database, "acme/child")
+    with database.begin() as connection:
+        found = Lineage(parent="acme/secret", relation="finetune", confidence=1, verdict="derived")
+        note_lineage(connection, repo.id, found)
+        repo = read_repo(connection, repo.id)
+        for viewer, parents in ((GUEST, []), (alice, ["acme/secret"])):
+            members = by_name(read_family(connection, viewer))
+            assert [each.name for each in members["acme/child"].parents] == parents
+            (shown,) = shown_to(connection, viewer, [member_of(repo)])
+            assert [each.name for each in shown.parents] == parents
+            kin = read_kin(connection, viewer, repo)
+            assert [each.name for each in kin.ancestors] == parents
 
 
 def test_what_a_stranger_wrote_on_a_card_hides_no_fact(database: Engine) -> None:

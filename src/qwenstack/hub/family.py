@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import may
-from qwenstack.hub.registry.repos import Repo
+from qwenstack.hub.registry.repos import Repo, repo_key
 from qwenstack.storage.hub_tables import repos
 from qwenstack.storage.rows import read_row
 
@@ -111,7 +111,38 @@ def read_family(connection: Connection, identity: Identity) -> list[Member]:
         open_ = not row.private and (identity.account is not None or identity.guest_sees_public)
         if open_ or may(identity, read_row(row, Repo), "see").allowed:
             found.append(_member(row.name, row.summary, row.downloads, row.likes))
-    return found
+    return _without_hidden(found, {each.name.lower() for each in found})
+
+
+def shown_to(connection: Connection, identity: Identity, members: list[Member]) -> list[Member]:
+    """The members without parents that only the weights name and this caller may not know of.
+
+    The lineage is computed over private repos as well; a card names only what its author wrote.
+    """
+    named = {
+        repo_key("model", parent.name)
+        for member in members
+        for parent in member.parents
+        if parent.source == "weights"
+    }
+    rows = connection.execute(select(repos).where(repos.c.key.in_(sorted(named)))) if named else ()
+    seen = [read_row(row, Repo) for row in rows]
+    visible = {repo.name.lower() for repo in seen if may(identity, repo, "see").allowed}
+    return _without_hidden(members, visible)
+
+
+def _without_hidden(members: list[Member], visible: set[str]) -> list[Member]:
+    return [
+        msgspec.structs.replace(
+            member,
+            parents=tuple(
+                parent
+                for parent in member.parents
+                if parent.source == "card" or parent.name.lower() in visible
+            ),
+        )
+        for member in members
+    ]
 
 
 def member_of(repo: Repo) -> Member:

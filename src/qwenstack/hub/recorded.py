@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, select
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import may
 from qwenstack.hub.facts import Facts, Flag, Number, Words, read_facts
-from qwenstack.hub.family import Member, Parent, member_of
+from qwenstack.hub.family import Member, Parent, member_of, shown_to
 from qwenstack.hub.licence_history import LicenceChange, LicenceRevision, licence_history
 from qwenstack.hub.registry.commits import history
 from qwenstack.hub.registry.manifests import Manifest
@@ -168,7 +168,7 @@ def read_kin(connection: Connection, viewer: Identity, repo: Repo) -> Kin:
     at: Repo | None = repo
     seen = {repo.name.lower()}
     while at is not None and len(ancestors) < _ANCESTORS_MAX:
-        parents = member_of(at).parents
+        parents = shown_to(connection, viewer, [member_of(at)])[0].parents
         if not parents or parents[0].name.lower() in seen:
             break
         ancestors.append(parents[0])

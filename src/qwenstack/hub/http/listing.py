@@ -132,6 +132,8 @@ def _infos(
     infos = []
     for repo in page:
         summary = msgspec.json.decode(repo.summary, type=dict[str, object])
+        # The lineage can name what this caller may not know of; pages show what is left of it.
+        summary.pop("lineage", None)
         # What the hub itself knows wins over what a summary says.
         info = summary | listed_info(repo) | {"tags": summary.get("tags", [])}
         info["trendingScore"] = scores.get(repo.id, 0)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from qwenstack.hub import listing
 from qwenstack.hub.accounts.identity import Identity
-from qwenstack.hub.family import Member, member_of
+from qwenstack.hub.family import Member, member_of, shown_to
 from qwenstack.hub.http.pages.shell import Shell
 from qwenstack.hub.http.paging import cursor_of, cursor_text
 from qwenstack.hub.listing import Place, Question, Sort
@@ -86,8 +86,11 @@ async def _front(shell: Shell, request: web.Request, kind: Kind) -> web.Response
             found = listing.list_repos(
                 connection, viewer, _question(kind, asked), limit=_PAGE, after=after
             )
-            tiles = [Tile(repo, member_of(repo)) for repo in found.repos]
-            return tiles, found.next, _choices(connection, viewer, kind)
+            return (
+                tiles_of(connection, viewer, found.repos),
+                found.next,
+                _choices(connection, viewer, kind),
+            )
 
     tiles, place, choices = await asyncio.to_thread(read)
     return shell.show(
@@ -106,6 +109,12 @@ async def _front(shell: Shell, request: web.Request, kind: Kind) -> web.Response
         closed=closed,
         filtered=any(asked[name] for name in ("search", "task", "licence", "library", "size")),
     )
+
+
+def tiles_of(connection: Connection, viewer: Identity, found: tuple[Repo, ...]) -> list[Tile]:
+    """The repos of a list as this viewer may know them."""
+    members = shown_to(connection, viewer, [member_of(repo) for repo in found])
+    return [Tile(repo, member) for repo, member in zip(found, members, strict=True)]
 
 
 def _question(kind: Kind, asked: dict[str, str]) -> Question:

@@ -10,8 +10,7 @@ from qwenstack.hub import listing
 from qwenstack.hub.accounts import directory
 from qwenstack.hub.accounts.directory import Account, Member
 from qwenstack.hub.errors import NotFound
-from qwenstack.hub.family import member_of
-from qwenstack.hub.http.pages.front import Tile
+from qwenstack.hub.http.pages.front import Tile, tiles_of
 from qwenstack.hub.http.pages.shell import Shell
 from qwenstack.hub.listing import Question
 from qwenstack.hub.registry.repos import KINDS, Kind
@@ -36,15 +35,16 @@ def routes(shell: Shell) -> list[web.RouteDef]:
                 else:
                     people = directory.organisations_of(connection, account.key)
                 tiles = {
-                    kind: [
-                        Tile(repo, member_of(repo))
-                        for repo in listing.list_repos(
+                    kind: tiles_of(
+                        connection,
+                        viewer,
+                        listing.list_repos(
                             connection,
                             viewer,
                             Question(kind=kind, author=account.key),
                             limit=_SHOWN,
-                        ).repos
-                    ]
+                        ).repos,
+                    )
                     for kind in KINDS
                 }
                 return account, people, tiles

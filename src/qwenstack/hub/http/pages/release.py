@@ -14,7 +14,7 @@ from qwenstack.hub import discussions, downloads, gates, likes, recorded
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.discussions import Page
 from qwenstack.hub.errors import RevisionNotFound
-from qwenstack.hub.family import Member, member_of
+from qwenstack.hub.family import Member, member_of, shown_to
 from qwenstack.hub.gates import AccessRequest
 from qwenstack.hub.http.access import base_url, repo_kind, repo_name
 from qwenstack.hub.http.gated import asker
@@ -172,7 +172,7 @@ def read_release(
         files=files,
         digest=release_digest(files),
         card=_card(repo, commit, files, content),
-        member=member_of(repo),
+        member=shown_to(connection, viewer, [member_of(repo)])[0],
         facts=recorded.read_fact_sheet(connection, commit.manifest),
         scans=recorded.read_scans(connection, files),
         fingerprinted_us=recorded.fingerprinted_at(connection, commit.manifest),

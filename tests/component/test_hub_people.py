@@ -189,6 +189,19 @@ def test_an_automatic_gate_accepts_and_keeps_the_name(database: Engine) -> None:
         assert (account.name, request.fields) == ("Bob", {"company": "Bobco"})
 
 
+def test_who_is_let_in_unasked_has_asked_for_nothing_until_they_do(database: Engine) -> None:
+    repo = publish(database, "acme/model")
+    with database.begin() as connection:
+        change_settings(connection, repo, private=None, gated="manual")
+        repo = read_repo(connection, repo.id)
+        assert not gates.grant(connection, repo, "bob", by="alice").asked
+        assert not gates.decide(connection, repo, "bob", "rejected", by="alice").asked
+        assert not gates.grant(connection, repo, "bob", by="alice").asked
+        later = gates.ask(connection, repo, "bob", {"company": "Bobco"})
+        assert (later.asked, later.status, later.fields) == (True, "accepted", {"company": "Bobco"})
+        assert gates.find_request(connection, repo, "bob") == later
+
+
 def test_a_like_counts_once_and_can_be_taken_back(database: Engine) -> None:
     repo = publish(database, "acme/model")
     with database.begin() as connection:

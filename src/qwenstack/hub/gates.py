@@ -27,7 +27,10 @@ FIELD_CHARACTERS_MAX = 1000
 
 
 class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request for a gated repo; `fields` is what the asker filled in."""
+    """A request for a gated repo; `fields` is what the asker filled in.
+
+    `asked` is false for who was let in without asking: their address is not shown to anybody.
+    """
 
     repo_id: str
     account: str
@@ -37,6 +40,7 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
     requested_us: int
     decided_us: int | None
     decided_by: str | None
+    asked: bool = True
 
 
 def ask(
@@ -45,7 +49,7 @@ def ask(
     """Ask for access; a request that is there already stays as it is. Raises BadRequest."""
     _check_gated(repo)
     found = find_request(connection, repo, account)
-    if found is not None:
+    if found is not None and found.asked:
         return found
     fields = fields or {}
     sizes = [len(text) for pair in fields.items() for text in pair]
@@ -53,6 +57,10 @@ def ask(
         raise BadRequest(
             f"a request has at most {FIELDS_MAX} fields of {FIELD_CHARACTERS_MAX} characters"
         )
+    if found is not None:
+        found = msgspec.structs.replace(found, fields=fields, asked=True)
+        _put(connection, found)
+        return found
     now = now_us()
     automatic = repo.gated == "auto"
     request = AccessRequest(
@@ -123,6 +131,7 @@ def grant(connection: Connection, repo: Repo, user: str, *, by: str) -> AccessRe
         requested_us=found.requested_us if found else now,
         decided_us=now,
         decided_by=by,
+        asked=found.asked if found else False,
     )
     _put(connection, request)
     record(connection, by, "hub.access.grant", repo.name, {"account": account.key})

@@ -215,6 +215,7 @@ access_requests = Table(
     Column("requested_us", BigInteger, nullable=False),
     Column("decided_us", BigInteger),
     Column("decided_by", String(96)),
+    Column("asked", Boolean, nullable=False),  # false for who was let in without asking
     sqlite_with_rowid=False,
 )
 

@@ -35,8 +35,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 _ALLOWED = Decision(allowed=True)
 
-HIDDEN = "There is no such repo here, or none that you may see."
-"""Said of a repo that is not there and of one that is hidden alike: the words must not differ."""
+HIDDEN = "Repository not found"
+"""Said of a repo that is not there and of one that is hidden alike: the words must not differ.
+
+huggingface_hub says it at length itself, and adds what of the server's words it does not say yet.
+"""
 
 
 def may(identity: Identity, repo: Repo, action: Action, *, accepted: bool = False) -> Decision:
@@ -62,7 +65,8 @@ def may(identity: Identity, repo: Repo, action: Action, *, accepted: bool = Fals
     if repo.gated and standing is None and not accepted:
         return Decision(
             allowed=False,
-            why=f"{repo.name} is gated: ask for access on its page and accept its terms first.",
+            why=f"Access to {repo.kind} {repo.name} is restricted and you are not in the "
+            "authorized list. It is gated: ask for access on its page and accept its terms first.",
             gated=True,
             needs_account=identity.account is None,
         )

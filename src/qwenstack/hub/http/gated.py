@@ -149,7 +149,8 @@ def _wire(request: AccessRequest, account: Account) -> dict[str, object]:
         "user": {
             "user": account.name,
             "fullname": account.full_name,
-            "email": account.email,
+            # An address is given by asking; nobody agreed to anything who was only let in.
+            "email": account.email if request.asked else None,
             "avatarUrl": avatar(account.key),
             "type": "user",
         },

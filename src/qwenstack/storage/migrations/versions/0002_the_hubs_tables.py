@@ -147,6 +147,7 @@ def upgrade() -> None:
         sa.Column("requested_us", sa.BigInteger(), nullable=False),
         sa.Column("decided_us", sa.BigInteger(), nullable=True),
         sa.Column("decided_by", sa.String(length=96), nullable=True),
+        sa.Column("asked", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["account"], ["hub_accounts.key"], name=op.f("fk_hub_access_requests_account")
         ),

@@ -5,41 +5,14 @@ from __future__ import annotations
 import re
 
 from qwenstack.hub.errors import BadRequest
+from qwenstack.hub.registry.repos import RESERVED_NAMESPACES
 
 NAME_CHARACTERS_MAX = 96
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-# First segments of the hub's own paths.
-_RESERVED = frozenset(
-    {
-        "api",
-        "models",
-        "datasets",
-        "spaces",
-        "login",
-        "logout",
-        "static",
-        "assets",
-        "tree",
-        "family",
-        "settings",
-        "organizations",
-        "organisations",
-        "users",
-        "new",
-        "docs",
-        "healthz",
-        "readyz",
-        "metrics",
-        "search",
-        "xet",
-        "lfs",
-        "resolve",
-        "robots.txt",
-        "favicon.ico",
-        "admin",
-        "join",
-    }
-)
+# First segments of the hub's own paths, beside those that no repo may be under.
+_RESERVED = RESERVED_NAMESPACES | {
+    *("access", "admin", "avatars", "family", "favicon.ico", "organisations", "robots.txt"),
+}
 
 
 def check_name(name: str) -> str:

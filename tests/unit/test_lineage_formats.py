@@ -130,6 +130,7 @@ def test_packed_four_bit_weights_are_those_that_were_packed(layout: str, tmp_pat
     scales = random.random((inputs // group, outputs)).astype(np.float16)
     place = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # AWQ's order of outputs in a word
     stem = "model.layers.0.mlp.up_proj"
+    tensors: dict[str, npt.NDArray[np.generic]]
     if layout == "gptq":
         tensors = {
             f"{stem}.qweight": packed_words(codes, 0),

@@ -25,7 +25,7 @@ from qwenstack.hub.lineage.library import Library
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.releases import OpenFile, Release, main_releases, opener
 from qwenstack.hub.lineage.tensors import UnreadableModel
-from qwenstack.hub.lineage.trace import Answer, trace
+from qwenstack.hub.lineage.trace import AFFINITY_MIN, Answer, trace
 from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.hub.registry.manifests import read_manifest
 from qwenstack.hub.summaries import Lineage, note_lineage
@@ -92,7 +92,7 @@ class HubIndex:
             known = read_prints(connection, [release.manifest for release in releases])
         open_model = opener(releases, self._database.connect, self._open_file)
         unreadable: dict[str, str] = {}
-        added = 0
+        added: dict[str, Fingerprint] = {}
         for number, release in enumerate(releases):
             progress(number, 2 * len(releases))
             if release.manifest in known:
@@ -107,18 +107,19 @@ class HubIndex:
                 continue
             with self._database.begin() as connection:
                 write_print(connection, release.manifest, print_)
-            known[release.manifest] = print_
-            added += 1
+            known[release.manifest] = added[release.manifest] = print_
         self._fill_codes(known)
+        touched = self._touched(added)
         fresh = [release for release in releases if release.name not in unreadable]
         traced = 0
         for number, release in enumerate(fresh):
             progress(len(releases) + number, len(releases) + len(fresh))
-            if msgspec.json.decode(release.summary or "{}", type=_Noted).lineage is not None:
+            noted = msgspec.json.decode(release.summary or "{}", type=_Noted).lineage
+            if noted is not None and release.manifest not in touched:
                 continue
             self._note(release, self.ask(open_model(release.name), releases))
             traced += 1
-        return Indexed(len(releases), added, traced, unreadable)
+        return Indexed(len(releases), len(added), traced, unreadable)
 
     def open(self, name: str) -> Model:
         """A release of the hub by its repo's name; raises RepoNotFound, UnreadableModel."""
@@ -188,6 +189,15 @@ class HubIndex:
             return
         for key, _ in self._codes.nearest(print_, 4 * _NEAR):
             yield from by_key.get(key.hex(), [])
+
+    def _touched(self, added: dict[str, Fingerprint]) -> set[str]:
+        """Releases whose answer a new release may change: all that are like it."""
+        return {
+            key.hex()
+            for print_ in added.values()
+            for key, alike in self._codes.nearest(print_, 4 * _NEAR)
+            if alike >= AFFINITY_MIN
+        }
 
     def _fill_codes(self, known: dict[str, Fingerprint]) -> None:
         there = self._codes.keys()

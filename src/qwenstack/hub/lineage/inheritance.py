@@ -26,7 +26,7 @@ _LAYERS_MAX: Final = 4
 _PRUNED_MIN: Final = 0.05
 _ERROR_MAX: Final = 0.2  # standard error of the share, above which nothing is said
 # Share of the strongest directions left out, and the least and greatest share of a descendant.
-_ASKED: Final = ((0.25, 0.85, 1.2), (_COMMON_SHARE, 0.8, 1.25))
+_ASKED: Final = ((0.25, 0.88, 1.15), (_COMMON_SHARE, 0.85, 1.2))
 
 
 class Taken(Protocol):

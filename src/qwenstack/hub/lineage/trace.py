@@ -22,7 +22,7 @@ from qwenstack.hub.lineage.tensors import Floats, UnreadableModel
 Verdict = Literal["derived", "independent", "insufficient"]
 
 _SCREENED: Final = 48
-_AFFINITY_MIN: Final = 0.25
+AFFINITY_MIN: Final = 0.25
 _MERGE_CANDIDATES: Final = 12
 _FARTHER_MAX: Final = 1.05
 _IN_PLACE_MAX: Final = 0.4  # farther apart in place, a disguise is the better explanation
@@ -160,7 +160,7 @@ def _members(
     found = [
         (sampled, value)
         for name, value in near
-        if value >= _AFFINITY_MIN and (sampled := library.sampled(name)) is not None
+        if value >= AFFINITY_MIN and (sampled := library.sampled(name)) is not None
     ]
     everyone = [subject, *[sampled for sampled, _ in found]]
     anchor = next((one for one in everyone if one.model.roles.layers), None)

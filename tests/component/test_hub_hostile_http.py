@@ -357,3 +357,102 @@ def test_a_full_disk_in_the_middle_of_a_commit_is_507_and_keeps_nothing(tmp_path
         opened = hub.open()
         assert list(opened.store.check()) == []
         opened.close()
+
+
+def test_a_copy_under_a_new_name_is_looked_into_as_what_it_becomes(hub: RunningHub) -> None:
+    escape = b"{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    assert commit(hub, file("chat_template.jinja", escape))[0] == 422
+    assert commit(hub, file("notes.txt", escape))[0] == 200
+    before = tip(hub)
+    copy = {"path": "chat_template.jinja", "srcPath": "notes.txt"}
+    for more in ({}, {"srcRevision": "main"}):
+        status, _, body = commit(hub, {"key": "copyFile", "value": copy | more})
+        assert status == 422 and "__subclasses__" in body["error"]
+    status, _, _ = commit(
+        hub, file("new.txt", escape), {"key": "copyFile", "value": copy | {"srcPath": "new.txt"}}
+    )
+    assert status == 422 and tip(hub) == before
+
+
+def test_folders_copied_into_themselves_end_at_a_bound(hub: RunningHub) -> None:
+    copies = [
+        {"key": "copyFile", "value": {"path": f"d/{number}", "srcPath": "d"}}
+        for number in range(40)
+    ]
+    status, _, body = commit(hub, file("d/f"), *copies)
+    assert status == 413 and "100000" in body["error"]
+
+
+def test_a_tag_takes_no_commit(hub: RunningHub) -> None:
+    assert call(hub, "POST", f"{API}/tag/main", json_body={"tag": "fixed"})[0] == 200
+    before = tip(hub)
+    assert commit(hub, file("later.txt"), ref="refs/tags/fixed")[0] == 404
+    squash = call(hub, "POST", f"{API}/super-squash/refs/tags/fixed", json_body={"message": "m"})
+    assert squash[0] == 404
+    refs = call(hub, "GET", f"{API}/refs")[2]
+    assert before in {each["targetCommit"] for each in refs["tags"]}
+
+
+def test_an_old_name_deletes_nothing(hub: RunningHub) -> None:
+    for name in ("before", "elsewhere"):
+        call(hub, "POST", "/api/repos/create", json_body={**NEW, "name": name})
+    move = {"fromRepo": "acme/before", "toRepo": "acme/after"}
+    assert call(hub, "POST", "/api/repos/move", json_body=move)[0] == 200
+    old = call(hub, "DELETE", "/api/repos/delete", json_body={**NEW, "name": "before"})
+    assert old[0] == 404 and "acme/after" in old[2]["error"]
+    assert call(hub, "GET", "/api/models/acme/after")[0] == 200
+    assert call(hub, "DELETE", "/api/repos/delete", json_body={**NEW, "name": "After"})[0] == 200
+
+
+def test_an_upload_to_a_repo_that_is_gone_is_404(hub: RunningHub) -> None:
+    assert call(hub, "POST", "/api/repos/create", json_body={**NEW, "name": "brief"})[0] == 200
+    wanted = {"operation": "upload", "objects": [{"oid": sha256(b"gone"), "size": 4}]}
+    answer = call(hub, "POST", "/acme/brief.git/info/lfs/objects/batch", json_body=wanted)[2]
+    href = answer["objects"][0]["actions"]["upload"]["href"]
+    assert call(hub, "DELETE", "/api/repos/delete", json_body={**NEW, "name": "brief"})[0] == 200
+    assert call(hub, "PUT", href, token="", body=b"gone")[0] == 404
+
+
+def test_a_hidden_repo_and_one_that_is_not_there_refuse_a_copy_alike(hub: RunningHub) -> None:
+    hidden = {**NEW, "name": "hidden", "private": True}
+    assert call(hub, "POST", "/api/repos/create", json_body=hidden)[0] == 200
+    answers = [
+        call(
+            hub,
+            "POST",
+            f"{API}/lfs-files/duplicate",
+            token=hub.other,
+            json_body={"target": {"name": name}, "files": []},
+        )
+        for name in ("acme/hidden", "acme/none")
+    ]
+    assert answers[0][0] == answers[1][0] == 404
+    assert answers[0][2] == answers[1][2]
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/xet/v1/reconstructions/" + "0" * 64, b"Authorization: Bearer xet_a.\xc3\xa9"),
+        ("/xet/v1/reconstructions/" + "0" * 64, b"Authorization: Bearer xet_a.\xff"),
+        ("/", b"Cookie: hub_session=tok.9.\xc3\xa9"),
+        ("/", b"Cookie: hub_session=tok\xff.9.a"),
+    ],
+)
+def test_letters_that_no_signature_has_are_a_bad_signature(
+    hub: RunningHub, path: str, header: bytes
+) -> None:
+    answer = raw(hub, f"GET {path} HTTP/1.1\r\nHost: x\r\n".encode() + header + b"\r\n\r\n")
+    assert answer.split(b" ")[1] in (b"200", b"401")
+
+
+def test_a_branch_set_back_is_listed_as_what_it_is_again(hub: RunningHub) -> None:
+    for licence in ("apache-2.0", "mit"):
+        card = f"---\nlicense: {licence}\n---\n".encode()
+        assert commit(hub, file("README.md", card))[0] == 200
+        if licence == "apache-2.0":
+            first = tip(hub)
+    back = {"startingPoint": first, "overwrite": True}
+    assert call(hub, "POST", f"{API}/branch/main", json_body=back)[0] == 200
+    found = call(hub, "GET", "/api/models?filter=license:apache-2.0")[2]
+    assert REPO in {each["id"] for each in found}

@@ -88,13 +88,15 @@ class Accounts:
         """Raises RepoNotFound for whoever may not know of the repo, GatedRepo, Forbidden."""
         refuse(self.decide(identity, repo, action))
 
-    def check_namespace(self, identity: Identity, namespace: str | None) -> str:
+    def check_namespace(
+        self, identity: Identity, namespace: str | None, kind: Kind | None = None
+    ) -> str:
         """The namespace to make a repo in, as it is written; None is the caller's own.
 
         Raises Forbidden, or NotFound when no account or organisation has that name.
         """
         wanted = namespace or identity.name
-        refuse(may_create(identity, wanted))
+        refuse(may_create(identity, wanted, kind))
         with self._reading() as connection:
             return find_account(connection, wanted).name
 
@@ -168,8 +170,10 @@ def session_token(cookie: str, secret: bytes) -> str | None:
     """The token's id of a session that is signed by `secret` and not over."""
     body, _, signature = cookie.rpartition(".")
     token_id, _, end = body.partition(".")
-    if len(cookie) > 200 or not hmac.compare_digest(
-        signature.encode(), _signature(body, secret).encode()
+    if (
+        len(cookie) > 200
+        or not cookie.isascii()
+        or not hmac.compare_digest(signature, _signature(body, secret))
     ):
         return None
     return token_id if end.isdigit() and int(end) > now_us() else None

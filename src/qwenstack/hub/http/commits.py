@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import functools
 from base64 import b64decode
 from collections.abc import AsyncIterator
 
@@ -32,13 +33,20 @@ from qwenstack.hub.http.bodies import decode_json, flag, json_response, pieces
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.commits import Message, Pushed, check_message, push
 from qwenstack.hub.registry.git_objects import blob_oid, lfs_pointer
-from qwenstack.hub.registry.manifests import Entry
-from qwenstack.hub.registry.operations import Add, Copy, Delete, DeleteFolder, Operation
+from qwenstack.hub.registry.manifests import Entry, Manifest
+from qwenstack.hub.registry.operations import (
+    Add,
+    Copy,
+    Delete,
+    DeleteFolder,
+    Operation,
+    settle,
+)
 from qwenstack.hub.registry.paths import check_path, shown
 from qwenstack.hub.registry.possession import held
 from qwenstack.hub.registry.refs import create_ref, find_ref, pull_ref
 from qwenstack.hub.registry.repos import Repo, read_repo
-from qwenstack.hub.registry.revisions import HEADS, PULLS
+from qwenstack.hub.registry.revisions import HEADS, PULLS, read_files
 
 _BATCH_BYTES = 32 * 1024 * 1024
 _LINE_OVERHEAD = 64 * 1024
@@ -206,7 +214,7 @@ class _Commits:
         self, repo: Repo, identity: Identity, revision: str, draft: Draft, *, create_pr: bool
     ) -> tuple[Pushed, int | None]:
         hub = self._hub
-        operations = self._resolve(repo, draft.operations)
+        operations = self._settle(repo, revision, self._resolve(repo, draft.operations))
         self._inspect(operations)
         header = draft.header
         title = header.summary.strip() or "Upload files"
@@ -263,6 +271,18 @@ class _Commits:
             )
         return resolved
 
+    def _settle(self, repo: Repo, revision: str, operations: list[Operation]) -> list[Operation]:
+        """The operations with copies as additions: a new name may make a file another thing."""
+        if not any(isinstance(each, Copy) for each in operations):
+            return operations
+        with self._hub.database.connect().execution_options(read_only=True) as connection:
+
+            @functools.cache
+            def read(name: str) -> Manifest:
+                return read_files(connection, repo.id, name)[1]
+
+            return settle(read(_full_ref(revision, None)), operations, read)
+
     def _inspect(self, operations: list[Operation]) -> None:
         added = [each.entry for each in operations if isinstance(each, Add)]
         problems = [
@@ -286,7 +306,8 @@ def _open_pull_request(
     at_us: int,
 ) -> int:
     """Its number; its branch begins at what the target has now."""
-    base = find_ref(connection, repo.id, _full_ref(revision, None))
+    target = _full_ref(revision, None)
+    base = find_ref(connection, repo.id, target) if target.startswith(HEADS) else None
     if base is None:
         raise RevisionNotFound(f"Invalid rev id: {shown(revision)} is no branch of this repo.")
     discussion = discussions.open_discussion(
@@ -295,7 +316,7 @@ def _open_pull_request(
         author=identity.account or "",
         title=header.summary,
         description=header.description,
-        target=_full_ref(revision, None),
+        target=target,
     )
     create_ref(connection, repo.id, pull_ref(discussion.number), base.commit_oid, at_us=at_us)
     return discussion.number

@@ -18,7 +18,8 @@ from aiohttp import web
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
-from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
+from qwenstack.hub.accounts.rights import HIDDEN
+from qwenstack.hub.errors import BadRequest, NotFound, RepoNotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, DATASET_FILES, MODEL_FILES, base_url, open_repo
 from qwenstack.hub.http.bodies import json_response, pieces, read_json
 from qwenstack.hub.http.signed import read_signed, sign
@@ -331,7 +332,7 @@ class _Lfs:
             target = find_repo(connection, wire.target.type, wire.target.name)
             there = held(connection, repo.id, wanted)
         if target is None:
-            raise NotFound(f"There is no {wire.target.type} {wire.target.name[:120]!a}.")
+            raise RepoNotFound(HIDDEN)
         hub.authority.check(identity, target, "write")
         with hub.database.begin() as connection:
             grant(connection, target.id, there)

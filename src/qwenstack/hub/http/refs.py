@@ -11,6 +11,7 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.errors import BadRequest
 from qwenstack.hub.http.access import API_REPO, open_repo
+from qwenstack.hub.http.announce import announce
 from qwenstack.hub.http.bodies import flag, json_response, read_json
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.commits import Message, check_message, squash, start
@@ -90,22 +91,28 @@ class _Refs:
         repo, identity = await open_repo(self._hub, request, "write")
         wire = await read_json(request, NewBranch)
         name = check_ref_name(request.match_info["ref"])
-        await asyncio.to_thread(self._create_branch, repo, identity, name, wire)
+        moved = await asyncio.to_thread(self._create_branch, repo, identity, name, wire)
+        if moved is not None:
+            await announce(self._hub, repo, HEADS + name, moved)
         return json_response({"ok": True})
 
-    def _create_branch(self, repo: Repo, identity: Identity, name: str, wire: NewBranch) -> None:
+    def _create_branch(
+        self, repo: Repo, identity: Identity, name: str, wire: NewBranch
+    ) -> str | None:
+        """Where a branch that was there is now; None for a new one."""
         at_us = now_us()
         with self._hub.database.begin() as connection:
             if wire.empty_branch:
                 message = Message("initial commit", "", identity.name)
                 start(connection, repo.id, HEADS + name, (), message, at_us=at_us)
-                return
+                return None
             commit = find_commit(connection, repo.id, wire.starting_point or MAIN)
             there = find_ref(connection, repo.id, HEADS + name, locked=True)
             if there is not None and wire.overwrite:
                 move_ref(connection, repo.id, HEADS + name, commit.oid, at_us=at_us)
-            else:
-                create_ref(connection, repo.id, HEADS + name, commit.oid, at_us=at_us)
+                return commit.oid
+            create_ref(connection, repo.id, HEADS + name, commit.oid, at_us=at_us)
+            return None
 
     async def delete_branch(self, request: web.Request) -> web.Response:
         return await self._delete(request, HEADS)

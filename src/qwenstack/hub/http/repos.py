@@ -30,6 +30,7 @@ from qwenstack.hub.registry.repos import (
     delete_repo,
     find_repo,
     move_repo,
+    repo_key,
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
 from qwenstack.storage.audit_log import record
@@ -112,7 +113,7 @@ class _Repos:
         request: web.Request,
     ) -> Repo:
         hub = self._hub
-        namespace = hub.authority.check_namespace(identity, organisation)
+        namespace = hub.authority.check_namespace(identity, organisation, kind)
         full = check_repo_name(f"{namespace}/{name}")
         first = hub.store.put([DEFAULT_ATTRIBUTES])
         entry = Entry(
@@ -151,6 +152,9 @@ class _Repos:
         with self._hub.database.begin() as connection:
             repo = _find(find_repo(connection, kind, name), kind, name)
         self._hub.authority.check(identity, repo, "admin")
+        if repo_key(kind, name) != repo_key(kind, repo.name):
+            # Whoever deletes an old name may not know that another repo would go.
+            raise RepoNotFound(f"{name} has moved: delete it as {repo.name}.")
         with self._hub.database.begin() as connection:
             delete_repo(connection, repo)
             record(connection, identity.name, "hub.repo.delete", repo.name, {"kind": repo.kind})
@@ -170,7 +174,7 @@ class _Repos:
         hub.authority.check(identity, repo, "admin")
         namespace, _, short = new.partition("/")
         if namespace.lower() != repo.namespace.lower():
-            namespace = hub.authority.check_namespace(identity, namespace)
+            namespace = hub.authority.check_namespace(identity, namespace, kind)
         with hub.database.begin() as connection:
             move_repo(connection, repo, f"{namespace}/{short}")
             detail = {"kind": repo.kind, "to": f"{namespace}/{short}"}

@@ -49,8 +49,13 @@ def read_token(secret: bytes, text: str | None, right: Right) -> XetClaims:
     """What a token allows. Raises Unauthorized for none, a forged or an expired one, Forbidden for
     one of the other right.
     """
-    body, dot, signature = (text or "")[:_TOKEN_CHARS_MAX].removeprefix("xet_").partition(".")
-    if not dot or not hmac.compare_digest(signature, _sign(secret, b"xet-token", body)):
+    text = text or ""
+    body, dot, signature = text[:_TOKEN_CHARS_MAX].removeprefix("xet_").partition(".")
+    if (
+        not dot
+        or not text.isascii()
+        or not hmac.compare_digest(signature, _sign(secret, b"xet-token", body))
+    ):
         raise Unauthorized("This is no Xet token of this hub: fetch one for the repo.")
     claims = msgspec.json.decode(_decode(body), type=XetClaims)
     if claims.expires_s < time.time():

@@ -20,7 +20,7 @@ from qwenstack.hub.registry.paths import check_tree, shown
 from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.refs import create_ref, find_ref, move_ref, short_name
 from qwenstack.hub.registry.repos import touch
-from qwenstack.hub.registry.revisions import Commit, read_commit, read_files
+from qwenstack.hub.registry.revisions import HEADS, PULLS, Commit, read_commit, read_files
 from qwenstack.storage.hub_tables import commits
 
 TITLE_CHARS_MAX = 500
@@ -167,7 +167,10 @@ def check_message(title: str, text: str) -> None:
 
 
 def _tip(connection: Connection, repo_id: str, ref: str) -> Commit:
-    found = find_ref(connection, repo_id, ref, locked=True)
+    # A tag names one commit: nothing is pushed to it.
+    found = (
+        find_ref(connection, repo_id, ref, locked=True) if ref.startswith((HEADS, PULLS)) else None
+    )
     tip = None if found is None else read_commit(connection, repo_id, found.commit_oid)
     if tip is None:
         raise RevisionNotFound(f"There is no branch {shown(short_name(ref))} to commit to.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from qwenstack.hub.errors import EntryNotFound
+from qwenstack.hub.errors import EntryNotFound, TooLarge
 from qwenstack.hub.registry.manifests import (
     Entry,
     Manifest,
@@ -44,6 +44,8 @@ class DeleteFolder(msgspec.Struct, frozen=True, tag=True):
 
 
 Operation = Add | Copy | Delete | DeleteFolder
+# A folder copied into itself doubles: a few lines could ask for more files than there is memory.
+COPIED_FILES_MAX = 100_000
 ReadRevision = Callable[[str], Manifest]
 
 
@@ -56,27 +58,50 @@ def apply(
     no tree that every system can hold.
     """
     files = {entry.path: entry for entry in manifest}
-    added = False
+    if any(isinstance(each, Add) for each in _run(files, operations, read_revision)):
+        check_tree(files)
+    return make_manifest(files.values())
+
+
+def settle(
+    manifest: Manifest, operations: Sequence[Operation], read_revision: ReadRevision
+) -> list[Operation]:
+    """The operations with each copy as the files that it puts, so that it shows what is new.
+
+    Raises as `apply` does.
+    """
+    return _run({entry.path: entry for entry in manifest}, operations, read_revision)
+
+
+def _run(
+    files: dict[str, Entry], operations: Sequence[Operation], read_revision: ReadRevision
+) -> list[Operation]:
+    """Let `files` be what the operations make of them; the operations without copies."""
+    settled: list[Operation] = []
+    copied = 0
     for operation in operations:
         match operation:
             case Add(entry):
                 files[check_path(entry.path)] = entry
-                added = True
             case Copy(source, revision, path):
-                origin = make_manifest(files.values())
-                if revision is not None:
-                    origin = read_revision(revision)
-                for entry in _copied(origin, source, path):
+                origin = (
+                    make_manifest(files.values()) if revision is None else read_revision(revision)
+                )
+                entries = _copied(origin, source, path)
+                copied += len(entries)
+                if copied > COPIED_FILES_MAX:
+                    raise TooLarge(f"A commit's copies put at most {COPIED_FILES_MAX} files.")
+                for entry in entries:
                     files[check_path(entry.path)] = entry
-                added = True
+                settled += [Add(entry) for entry in entries]
+                continue
             case Delete(path):
                 if files.pop(path, None) is None:
                     _delete_folder(files, path, "file")
             case DeleteFolder(path):
                 _delete_folder(files, path, "folder")
-    if added:
-        check_tree(files)
-    return make_manifest(files.values())
+        settled.append(operation)
+    return settled
 
 
 def _delete_folder(files: dict[str, Entry], path: str, kind: str) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from itertools import islice
 
 from sqlalchemy import Connection, Row, select
+from sqlalchemy.exc import IntegrityError
 
+from qwenstack.hub.errors import RepoNotFound
 from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.storage.hub_tables import contents, repo_contents
 
@@ -18,9 +20,12 @@ _BATCH = 500
 
 
 def grant(connection: Connection, repo_id: str, sha256s: Iterable[str]) -> None:
-    """Note that the repo holds these contents."""
+    """Note that the repo holds these contents. Raises RepoNotFound when it is gone."""
     rows = [{"repo_id": repo_id, "sha256": each} for each in dict.fromkeys(sha256s)]
-    insert_new(connection, repo_contents, rows)
+    try:
+        insert_new(connection, repo_contents, rows)
+    except IntegrityError as error:
+        raise RepoNotFound("The repo was deleted in the meantime.") from error
 
 
 def held(

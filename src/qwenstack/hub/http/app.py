@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from qwenstack.hub.http.errors import answer_errors, name_requests
 from qwenstack.hub.http.pull_through import pull_through
@@ -50,10 +51,9 @@ _MODULES = (
 
 def make_app(hub: Hub) -> web.Application:
     """The application over this hub."""
-    app = web.Application(
-        middlewares=[name_requests, answer_errors, *pull_through(hub)],
-        client_max_size=8 * 1024 * 1024,
-    )
+    # The outermost first.
+    middlewares: list[Middleware] = [name_requests, answer_errors, *pull_through(hub)]
+    app = web.Application(middlewares=middlewares, client_max_size=8 * 1024 * 1024)
     for name in _MODULES:
         routes: Routes = importlib.import_module(f"qwenstack.hub.http.{name}").routes
         app.router.add_routes(routes(hub))

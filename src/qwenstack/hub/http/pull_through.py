@@ -17,11 +17,12 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, web
+from aiohttp.typedefs import Middleware
 from sqlalchemy import Connection, select
 
 from qwenstack.hub.accounts.identity import Identity
@@ -51,8 +52,6 @@ _RETRY_S: Final = 10
 _SIGN_EVERY_S: Final = 2.0
 _PROXIED: Final = ("Via", "Forwarded", "X-Forwarded-For", "X-Real-IP")
 _ABSENT: Final = (RepoNotFound, RevisionNotFound)
-
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 class BeingCopied(HubError):

@@ -456,3 +456,12 @@ def test_a_branch_set_back_is_listed_as_what_it_is_again(hub: RunningHub) -> Non
     assert call(hub, "POST", f"{API}/branch/main", json_body=back)[0] == 200
     found = call(hub, "GET", "/api/models?filter=license:apache-2.0")[2]
     assert REPO in {each["id"] for each in found}
+
+
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Amzn-Trace-Id"])
+def test_a_request_is_called_what_the_client_calls_it_unless_that_is_no_name(
+    hub: RunningHub, name: str
+) -> None:
+    for sent, taken in (("0cff2880-c37f-42c2", True), ("a b", False), ("a" * 65, False)):
+        _, headers, _ = call(hub, "GET", "/api/models/acme/none", headers={name: sent})
+        assert (headers["x-request-id"] == sent) is taken

@@ -48,10 +48,14 @@ def error_response(
 
 @web.middleware
 async def name_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give each answer an id; client libraries show it with their errors."""
+    """Give each answer an id, the client's own if it sent one; it is shown with errors.
+
+    huggingface_hub names its requests in `X-Amzn-Trace-Id`.
+    """
     response = await handler(request)
     if not response.prepared:
-        asked = request.headers.get("X-Request-Id", "")
+        sent = request.headers
+        asked = sent.get("X-Request-Id") or sent.get("X-Amzn-Trace-Id") or ""
         response.headers["X-Request-Id"] = asked if _ID.fullmatch(asked) else new_id("req")
     return response
 

@@ -5,7 +5,7 @@
     python -m benchmarks.hub_client_suite SOURCES --python CLIENT/bin/python test_hf_api -k commit
 
 CLIENT is an environment with huggingface_hub of the same version, hf-xet, pytest, pytest-mock,
-pytest-timeout, jinja2 and numpy. The modules run as they are in the sources; beside them lie our
+pytest-timeout, jedi, jinja2, numpy and pillow. The modules run as they are in the sources; beside them lie our
 conftest (theirs is not published with the sources) and their constants, in which the endpoint, the
 accounts and the tokens are those of the hub. Prints a Markdown table: a line for each module, and
 below it why tests failed. `--json` prints every test instead.
@@ -54,6 +54,14 @@ MODULES = (
     "test_tree_cache",
     "test_verification",
     "test_auth",
+    "test_shared_blobs",
+    "test_cache_no_symlinks",
+    "test_xet_progress_reporting",
+    "test_utils_cache",
+    "test_local_folder",
+    "test_offline_utils",
+    "test_repocard_data",
+    "test_eval_results",
 )
 USER, OTHER_USER, ENTERPRISE_USER = "DUMMY_HUB_USER", "DVUser", "EnterpriseAdmin"
 ORGANISATIONS = (
@@ -62,23 +70,42 @@ ORGANISATIONS = (
 )
 TEST_SECONDS_MAX = 120
 OURS = "a gap of this hub"
+_AWAY_WHEN_SKIPPED = ("needs the production hub", "needs Git over HTTP")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Why failures say nothing of this hub: `test` and `message` are searched."""
+    """Why some failures are no gap: both patterns are searched, in the test's name and its report."""
 
+    result: str
     reason: str
     test: str = ""
     message: str = ""
 
 
-NOT_APPLICABLE: tuple[Rule, ...] = ()
+AWAY, CHOSEN = "not applicable", "by design"
+RULES = (
+    Rule(AWAY, "needs the production hub", message="Name or service not known|name resolution"),
+    Rule(AWAY, "buckets", message="/api/buckets|buckets are not"),
+    Rule(AWAY, "collections", message="/api/collections"),
+    Rule(AWAY, "webhooks", message="/api/settings/webhooks"),
+    Rule(AWAY, "Spaces", message="models and datasets, no spaces"),
+    Rule(AWAY, "the sources on PyPI lack tests/fixtures", message="tests/fixtures/cards"),
+    Rule(AWAY, "expects that HF_ENDPOINT is not set", test=r"test_fix_hf_endpoint_in_url.*None"),
+    Rule(AWAY, "a plan's setting: private by default", test="create_repo_private_by_default"),
+    Rule(
+        CHOSEN, "the upload scan refuses pickles and broken safetensors", message="does not publish"
+    ),
+    Rule(CHOSEN, "no path with a backslash is taken (400)", message="holds a backslash"),
+    Rule(
+        CHOSEN, "412, in other words", test="test_create_commit_conflict", message='in "Client err'
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test ended: passed, failed, skipped, or not applicable, and why."""
+    """How a test ended: passed, failed, not applicable, by design, or skipped; and why."""
 
     module: str
     test: str
@@ -101,12 +128,14 @@ def unpacked(source: Path, folder: Path) -> Path:
     return source / "tests"
 
 
-def lay_out(modules: Path, folder: Path, constants: dict[str, str]) -> None:
+def lay_out(modules: Path, fixtures: Path | None, folder: Path, constants: dict[str, str]) -> None:
     """The modules as they are, our conftest, and their constants with those of the hub."""
     shutil.copytree(modules, folder / "tests")
     beside = Path(__file__).with_name("hub_client_suite_conftest.py")
     shutil.copy(beside, folder / "tests" / "conftest.py")
     (folder / "tests" / "__init__.py").touch()
+    if fixtures is not None:
+        shutil.copytree(fixtures, folder / "tests" / "fixtures", dirs_exist_ok=True)
     with (folder / "tests" / "testing_constants.py").open("a") as file:
         file.writelines(f"\n{name} = {value!r}" for name, value in constants.items())
     marks = ("api", "transfer", "inference", "xet", "no_xet", "production", "deprecated", "git_lfs")
@@ -137,6 +166,14 @@ def people(running: RunningHub) -> dict[str, str]:
     }
 
 
+def client_environment(hub: RunningHub, folder: Path) -> dict[str, str]:
+    """Of the client's process: the endpoint, no token, no proxy, no setting of this shell."""
+    ours = hub.environment(folder / "client", token="")
+    kept = {name: value for name, value in ours.items() if not name.lower().endswith("_proxy")}
+    # Otherwise the client's staging mode would lead it elsewhere than HF_ENDPOINT says.
+    return kept | {"HUGGINGFACE_CO_STAGING": "0", "HF_XET_CACHE": str(folder / "xet")}
+
+
 def run(
     folder: Path, module: str, environment: dict[str, str], python: str, more: Sequence[str]
 ) -> list[Outcome]:
@@ -161,22 +198,22 @@ def outcome(module: str, case: ElementTree.Element) -> Outcome:
     skipped = case.find("skipped")
     if skipped is not None:
         why = skipped.get("message", "")
-        result = "not applicable" if why == "needs the production hub" else "skipped"
+        result = AWAY if why in _AWAY_WHEN_SKIPPED else "skipped"
         return Outcome(module, test, result, why)
     fault = case.find("failure")
     fault = case.find("error") if fault is None else fault
     if fault is None:
         return Outcome(module, test, "passed")
     message = f"{fault.get('message', '')}\n{fault.text or ''}"
-    for rule in NOT_APPLICABLE:
+    for rule in RULES:
         if re.search(rule.test, f"{module}::{test}") and re.search(rule.message, message):
-            return Outcome(module, test, "not applicable", rule.reason, message)
+            return Outcome(module, test, rule.result, rule.reason, message)
     return Outcome(module, test, "failed", OURS, message)
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
     """Modules by results, then the reasons, then each test that failed."""
-    results = ("passed", "failed", "not applicable", "skipped")
+    results = ("passed", "failed", CHOSEN, AWAY, "skipped")
     counts: dict[str, collections.Counter[str]] = {}
     reasons: collections.Counter[tuple[str, str]] = collections.Counter()
     failed = []
@@ -205,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, help="the client's sources: a .tar.gz or a folder")
     parser.add_argument("modules", nargs="*", default=MODULES, metavar="MODULE")
     parser.add_argument("--python", default=sys.executable, help="of the client's environment")
+    parser.add_argument("--fixtures", type=Path, help="tests/fixtures of a checkout, for the cards")
     parser.add_argument("-k", dest="only", default="", help="only the tests that pytest -k selects")
     parser.add_argument("--keep", type=Path, help="keep pytest's logs and the hub in this folder")
     parser.add_argument("--json", action="store_true", help="every test and its outcome")
@@ -214,9 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = given.keep or Path(scratch)
         modules = unpacked(given.source, Path(scratch) / "sources")
         with running_hub(folder / "hub") as hub:
-            lay_out(modules, folder / "suite", people(hub))
-            environment = hub.environment(folder / "client", token="")
-            environment |= {"HUGGINGFACE_CO_STAGING": "0", "HF_XET_CACHE": str(folder / "xet")}
+            lay_out(modules, given.fixtures, folder / "suite", people(hub))
+            environment = client_environment(hub, folder)
             more = ["-k", given.only] if given.only else []
             for name in given.modules:
                 module = Path(name).stem

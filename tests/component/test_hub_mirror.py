@@ -18,9 +18,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from qwenstack.cli.hub import hub as commands
 from qwenstack.hub.accounts.directory import create_account
+from qwenstack.hub.errors import RevisionNotFound
 from qwenstack.hub.hub import Hub, open_hub
-from qwenstack.hub.registry.manifests import Manifest
-from qwenstack.hub.registry.repos import Repo, find_repo
+from qwenstack.hub.registry.commits import Message, push
+from qwenstack.hub.registry.manifests import Entry, Manifest
+from qwenstack.hub.registry.operations import Add
+from qwenstack.hub.registry.repos import Repo, create_repo, find_repo
 from qwenstack.hub.registry.revisions import read_files
 from tests.hub import RunningHub, running_hub
 from tests.hub_upstream_proxy import UpstreamProxy
@@ -120,6 +123,19 @@ def contents_of(home: Path, name: str, revision: str = "main") -> dict[str, byte
     return {each.path: b"".join(hub.store.read(each.sha256)) for each in files}
 
 
+def push_past_the_scanner(hub: Hub, name: str, path: str, data: bytes) -> str:
+    """A commit to the main branch, made without the hub's server; its id."""
+    content = hub.store.put([data])
+    entry = Entry(path, content.size, content.sha256, content.git_oid, False, content.xet_hash)
+    found = here(hub, name)
+    assert found is not None
+    with hub.database.begin() as connection:
+        message = Message("by hand", "", "alice")
+        return push(
+            connection, found.id, "refs/heads/main", [Add(entry)], message, at_us=1
+        ).commit.oid
+
+
 def test_a_copy_has_the_upstreams_bytes_and_commit_id(
     upstream: RunningHub, home: Path, repo: str
 ) -> None:
@@ -178,19 +194,25 @@ def test_tags_branches_and_pinned_commits_are_copied_as_such(
 
 
 def test_a_branch_with_commits_made_here_is_left_alone(
-    upstream: RunningHub, tmp_path: Path, repo: str
+    upstream: RunningHub, home: Path, repo: str
 ) -> None:
     publish(upstream, repo, FILES)
-    with running_hub(tmp_path / "own" / "hub") as own:
-        home = tmp_path / "own"
-        copy(home, upstream.url, repo)
-        mine = publish(own, repo, {"config.json": b'{"mine": true}'})
-        publish(upstream, repo, {"config.json": b'{"theirs": true}'})
-        assert f"made on this hub ({mine[:12]}" in refused(home, upstream.url, repo)
-        publish(own, repo + "-2", {"config.json": b"{}"})
-        publish(upstream, repo + "-2", FILES)
-        assert "is no mirror" in refused(home, upstream.url, repo + "-2")
+    copy(home, upstream.url, repo)
+    mine = push_past_the_scanner(opened(home), repo, "config.json", b'{"mine": true}')
+    publish(upstream, repo, {"config.json": b'{"theirs": true}'})
+    assert f"made on this hub ({mine[:12]}" in refused(home, upstream.url, repo)
     assert contents_of(home, repo)["config.json"] == b'{"mine": true}'
+
+
+def test_a_repo_that_was_made_here_is_left_alone(
+    upstream: RunningHub, home: Path, repo: str
+) -> None:
+    publish(upstream, repo, FILES)
+    with opened(home).database.begin() as connection:
+        create_repo(connection, "model", repo, private=False, created_by="acme", at_us=1)
+    assert "is no mirror" in refused(home, upstream.url, repo)
+    with pytest.raises(RevisionNotFound):
+        files_of(opened(home), repo)
 
 
 def test_altered_bytes_are_refused_by_name_and_nothing_shows(
@@ -269,25 +291,9 @@ def test_a_private_repo_stays_private(upstream: RunningHub, home: Path, repo: st
 def test_files_that_the_scanner_refuses_are_not_published(
     upstream: RunningHub, home: Path, repo: str
 ) -> None:
-    harmless = b"notes: "
-    bad = b"\x7fELF\x02\x01"
-    text = harmless + b"x" * 100
-    publish(upstream, repo, {"notes.txt": text})
-    # What an upstream without a scanner would have published.
-    from qwenstack.hub.registry.commits import Message, push
-    from qwenstack.hub.registry.manifests import Entry
-    from qwenstack.hub.registry.operations import Add
-
-    hub = upstream.open()
-    program = hub.store.put([bad + bytes(200)])
-    entry = Entry(
-        "program.so", program.size, program.sha256, program.git_oid, False, program.xet_hash
-    )
-    found = here(hub, repo)
-    assert found is not None
-    with hub.database.begin() as connection:
-        message = Message("program", "", "alice")
-        push(connection, found.id, "refs/heads/main", [Add(entry)], message, at_us=1)
+    publish(upstream, repo, {"notes.txt": b"notes"})
+    program = b"\x7fELF\x02\x01" + bytes(200)
+    push_past_the_scanner(upstream.open(), repo, "program.so", program)
     assert "program.so" in refused(home, upstream.url, repo)
     assert here(opened(home), repo) is None
 
@@ -296,6 +302,18 @@ def test_an_upstream_that_is_no_hub_or_away_is_named(home: Path, repo: str) -> N
     assert "cannot be reached" in refused(home, "http://127.0.0.1:9", repo)
     assert "is no hub's address" in refused(home, "ftp://example.com", repo)
     assert "is no repo name" in refused(home, "http://127.0.0.1:9", "one-part")
+
+
+def test_a_copy_into_postgresql(
+    upstream: RunningHub, home: Path, repo: str, postgres_url: str
+) -> None:
+    oid = publish(upstream, repo, FILES)
+    words = ("--database", postgres_url)
+    assert copy(home, upstream.url, repo, *words)["commit"] == oid
+    new = publish(upstream, repo, {"config.json": b"{}"})
+    assert copy(home, upstream.url, repo, *words)["commit"] == new
+    assert len(command(home, "origins", repo, *words)[1]) == 2
+    assert command(home, "fsck", *words)[1]["clean"]
 
 
 def test_a_namespace_that_is_copied_is_nobodys_to_take(

@@ -124,6 +124,23 @@ def test_the_headers_are_those_of_the_upstream(
             assert "location" not in headers
         assert answers[0] == answers[1]
         assert answers[0][0] == 200
+    # What leads a client onward leads here.
+    assert headers["x-xet-refresh-route"].startswith(f"{nearer.url}/api/models/{repo}/")
+
+
+def test_llama_cpps_order_of_requests_finds_what_was_only_upstream(
+    upstream: RunningHub, nearer: RunningHub, repo: str
+) -> None:
+    oid = publish(upstream, repo, FILES)
+    _, _, refs = call(nearer, "GET", f"/api/models/{repo}/refs")
+    assert [each["targetCommit"] for each in refs["branches"]] == [oid]
+    _, _, tree = call(nearer, "GET", f"/api/models/{repo}/tree/{oid}?recursive=true")
+    assert set(FILES) <= {each["path"] for each in tree}
+    ranged = {"Range": "bytes=100-"}
+    path = f"/{repo}/resolve/{oid}/model.safetensors"
+    status, headers, data = call(nearer, "GET", path, headers=ranged)
+    assert (status, headers["accept-ranges"]) == (206, "bytes")
+    assert data == FILES["model.safetensors"][100:]
 
 
 def test_many_first_requests_are_one_copy(

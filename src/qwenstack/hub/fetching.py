@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ _PIECE_BYTES: Final = 4 * 1024 * 1024
 _SMALL_BYTES: Final = 1024 * 1024
 _BATCH_BYTES: Final = 32 * 1024 * 1024
 _DISK_RESERVE_BYTES: Final = 256 * 1024 * 1024
+_T = TypeVar("_T")
 # A file that came wrong on top of an earlier try's beginning is fetched anew, once.
 _TRIES: Final = 2
 
@@ -87,9 +88,9 @@ class Fetching:
         batch_bytes = 0
         for file in missing.values():
             if file.size > _SMALL_BYTES:
-                known[file.stated] = self._large(file)
+                known[file.stated] = self._taken(file, self._large)
                 continue
-            batch.append((file, self._small(file)))
+            batch.append((file, self._taken(file, self._small)))
             batch_bytes += file.size
             if batch_bytes >= _BATCH_BYTES:
                 known.update(self._store(batch))
@@ -146,47 +147,50 @@ class Fetching:
             raise UpstreamAway("The copy took longer than it may; the next one goes on from here.")
         self._progress(self._done_bytes, self._total_bytes)
 
-    def _fetch(self, file: UpstreamFile, part: Path) -> None:
-        """Let the part hold the file's bytes, as stated. Raises UpstreamAway for others."""
+    def _taken(self, file: UpstreamFile, take: Callable[[UpstreamFile, Path], _T]) -> _T:
+        """What `take` makes of the file's bytes, once they are those that the upstream states.
+
+        `take` raises ContentMismatch for others; then UpstreamAway is raised here.
+        """
+        part = self._part(file)
         for _ in range(_TRIES):
             kept_bytes = part.stat().st_size if part.exists() else 0
             counted = self._done_bytes
             self._upstream.fetch(
                 self._kind, self._found.name, self._found.oid, file, part, self._came
             )
-            if _digest(part, file) == file.stated:
-                came_bytes = max(file.size - kept_bytes, 0)
-                self.fetched_bytes += came_bytes
-                self.fetched_files += bool(came_bytes) or not file.size
-                return
-            part.unlink()
-            self._done_bytes = counted
-            if not kept_bytes:
+            try:
+                taken = take(file, part)
+            except ContentMismatch:
+                part.unlink()
+                self._done_bytes = counted
+                if kept_bytes:
+                    continue
                 break
+            came_bytes = max(file.size - kept_bytes, 0)
+            self.fetched_bytes += came_bytes
+            self.fetched_files += bool(came_bytes) or not file.size
+            return taken
         raise UpstreamAway(
             f"{self._upstream.endpoint} sent other bytes of {shown(file.path)} than it states "
             f"({file.stated}); nothing of this copy is published."
         )
 
-    def _part(self, file: UpstreamFile) -> Path:
-        return self._folder / hashlib.sha256(file.stated.encode()).hexdigest()
-
-    def _large(self, file: UpstreamFile) -> Content:
-        part = self._part(file)
-        self._fetch(file, part)
+    def _large(self, file: UpstreamFile, part: Path) -> Content:
         expect = None if file.sha256 is None else Expected(file.sha256, file.size)
-        try:
-            content = self._hub.store.put(_pieces(part), expect=expect)
-        except ContentMismatch as error:
-            raise UpstreamAway(str(error)) from error
+        if expect is None:
+            _check(file, part)
+        content = self._hub.store.put(_pieces(part), expect=expect)
         self._note([(file, content)])
         part.unlink()
         return content
 
-    def _small(self, file: UpstreamFile) -> bytes:
-        part = self._part(file)
-        self._fetch(file, part)
+    def _small(self, file: UpstreamFile, part: Path) -> bytes:
+        _check(file, part)
         return part.read_bytes()
+
+    def _part(self, file: UpstreamFile) -> Path:
+        return self._folder / hashlib.sha256(file.stated.encode()).hexdigest()
 
     def _store(self, batch: list[tuple[UpstreamFile, bytes]]) -> dict[str, Content]:
         if not batch:
@@ -217,15 +221,18 @@ def _entry(file: UpstreamFile, content: Content) -> Entry:
     )
 
 
-def _digest(part: Path, file: UpstreamFile) -> str:
-    """The digest of the part's bytes, of the kind that the file's is stated in."""
-    # Git's blob id is a SHA-1: it is all that a hub states of small files.
-    digest = hashlib.sha1(usedforsecurity=False) if file.sha256 is None else hashlib.sha256()
+def _check(file: UpstreamFile, part: Path) -> None:
+    """Raises ContentMismatch unless the part has the digest that the upstream states."""
     if file.sha256 is None:
-        digest.update(b"blob %d\0" % part.stat().st_size)
+        # Git's blob id is a SHA-1: it is all that a hub states of small files.
+        digest = hashlib.sha1(b"blob %d\0" % part.stat().st_size, usedforsecurity=False)
+        stated = file.blob_id
+    else:
+        digest, stated = hashlib.sha256(), file.sha256
     for piece in _pieces(part):
         digest.update(piece)
-    return f"{'git' if file.sha256 is None else 'sha256'}:{digest.hexdigest()}"
+    if digest.hexdigest() != stated:
+        raise ContentMismatch(f"{file.path} is not as stated")
 
 
 def _pieces(part: Path) -> Iterator[bytes]:

@@ -253,6 +253,9 @@ def _publish(
     copy: Fetching,
 ) -> tuple[Mirrored, Repo]:
     licence = read_licence(entries, hub.open_file)
+    contents = {entry.sha256 for entry in entries}
+    if hub.store.hold(contents) != contents:
+        raise Conflict(f"Files of {name} were swept while it was copied; copy again.")
     at_us = now_us()
     with hub.database.begin() as connection:
         repo = find_repo(connection, kind, name)

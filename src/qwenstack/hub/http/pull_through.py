@@ -30,7 +30,7 @@ from qwenstack.hub.errors import HubError, RepoNotFound, RevisionNotFound, TooMa
 from qwenstack.hub.http.access import identify, repo_kind, repo_name
 from qwenstack.hub.http.errors import Handler
 from qwenstack.hub.hub import Hub
-from qwenstack.hub.mirror import Limits, mirror
+from qwenstack.hub.mirror import Limits, mirror, remove_abandoned
 from qwenstack.hub.origins import find_origin, newest_origin
 from qwenstack.hub.registry.paths import shown
 from qwenstack.hub.registry.refs import check_ref_name
@@ -248,6 +248,7 @@ class _PullThrough:
             bytes_max=settings.repo_bytes_max,
             private=False,
         )
+        remove_abandoned(self._hub)
         with self._slots:
             mirror(
                 self._hub,

@@ -12,6 +12,7 @@ calibration split; every figure is over the test split. Scores and answers are k
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
 import sys
 import time
@@ -39,6 +40,9 @@ CISCO = {
     "cisco": ("provenance kit, weight signals", "cisco-ai-provenance-kit 1.0.0"),
     "cisco-decision": ("provenance kit, as shipped", "cisco-ai-provenance-kit 1.0.0"),
 }
+
+# What the product is asked: with older candidates only, with all, with strangers only, by pairs.
+PARTS = ("closed", "anyone", "open_set", "pairs")
 
 Pair = tuple[str, str]
 
@@ -114,40 +118,49 @@ class Bench:
         ]
 
 
-def run_product(bench: Bench) -> Answers:
-    """Ask the product everything; what was answered before is kept."""
+def run_product(bench: Bench, parts: Sequence[str]) -> Answers:
+    """Ask the product everything in `parts`; what was answered before is kept."""
     from benchmarks.lineage.product import Product
 
-    file = bench.folder / "product.json"
-    known = msgspec.json.decode(file.read_bytes(), type=Answers) if file.exists() else Answers()
+    known = Answers()
+    for part in PARTS:
+        file = bench.folder / f"product-{part}.json"
+        if file.exists():
+            said = msgspec.json.decode(file.read_bytes(), type=dict[str, Prediction])
+            setattr(known, part, said)
     product = Product(bench.zoo, bench.tree.entries)
-    entries = bench.split("test")
     everyone = bench.tree.candidates()
 
-    def ask(
-        done: dict[str, Prediction], label: str, candidates: Callable[[Entry], list[str]]
-    ) -> None:
-        for entry in bench.track(entries, label, len(entries)):
-            if entry.id not in done:
-                done[entry.id] = product.ask(entry, candidates(entry))
-
-    def without_family(entry: Entry) -> list[str]:
+    def strangers(entry: Entry) -> list[str]:
         related = {entry.family} | {other.family for other in bench.tree.cousins(entry)}
         return [name for name in everyone if bench.tree.by_id[name].family not in related]
 
-    try:
-        ask(known.closed, "product, earlier candidates", bench.tree.earlier)
-        ask(known.anyone, "product, all candidates",
-            lambda entry: [name for name in everyone if name != entry.id])  # fmt: skip
-        ask(known.open_set, "product, strangers only", without_family)
-        pairs = bench.stranger_pairs("test") + bench.cousin_pairs()
-        pairs += [(second, first) for first, second in pairs]
-        for first, second in bench.track(pairs, "product, pairs", len(pairs)):
-            key = f"{first}|{second}"
-            if key not in known.pairs:
-                known.pairs[key] = product.ask(bench.tree.by_id[first], [second])
-    finally:
-        file.write_bytes(msgspec.json.encode(known))
+    def anyone(entry: Entry) -> list[str]:
+        return [name for name in everyone if name != entry.id]
+
+    test = bench.split("test")
+    pairs = bench.stranger_pairs("test") + bench.cousin_pairs()
+    pairs += [(second, first) for first, second in pairs]
+    earlier = bench.tree.earlier
+    questions: dict[str, list[tuple[str, Entry, Callable[[], list[str]]]]] = {
+        "closed": [(e.id, e, functools.partial(earlier, e)) for e in test],
+        "anyone": [(e.id, e, functools.partial(anyone, e)) for e in test],
+        "open_set": [(e.id, e, functools.partial(strangers, e)) for e in test],
+        "pairs": [
+            (f"{first}|{second}", bench.tree.by_id[first], functools.partial(list, [second]))
+            for first, second in pairs
+        ],
+    }
+    for part in parts:
+        done: dict[str, Prediction] = getattr(known, part)
+        file = bench.folder / f"product-{part}.json"
+        missing = [question for question in questions[part] if question[0] not in done]
+        try:
+            for key, entry, candidates in bench.track(missing, f"product, {part}", len(missing)):
+                done[key] = product.ask(entry, candidates())
+        finally:
+            if missing:
+                file.write_bytes(msgspec.json.encode(done))
     return known
 
 
@@ -281,15 +294,15 @@ def _roots(bench: Bench, entries: list[Entry], said: dict[str, Prediction]) -> m
 
 def judge_product(bench: Bench, answers: Answers) -> Method:
     """All figures of the product."""
-    test = bench.split("test")
+    test = [entry for entry in bench.split("test") if entry.id in answers.closed]
     right, by_kind = measures.accuracy(test, answers.closed)
     anyone, _ = measures.accuracy(test, answers.anyone)
-    strangers = bench.stranger_pairs("test")
+    strangers = [pair for pair in bench.stranger_pairs("test") if _verdicts(answers, *pair)]
     false = [f"{a} ~ {b}" for a, b in strangers if "derived" in _verdicts(answers, a, b)]
     unsaid = [a for a, b in strangers if "insufficient" in _verdicts(answers, a, b)]
     cousins = [pair for pair in bench.cousin_pairs() if "derived" in _verdicts(answers, *pair)]
     bins, gap, brier = measures.reliability(test, answers.closed)
-    opened = [answers.open_set[entry.id] for entry in test]
+    opened = list(answers.open_set.values())
     open_false = [said.id for said in opened if said.verdict == "derived"]
     made = [entry for entry in test if entry.weight_parents]
     relation = sum(measures.relation_right(e, answers.closed[e.id]) for e in test)
@@ -322,7 +335,8 @@ def judge_product(bench: Bench, answers: Answers) -> Method:
 
 def _verdicts(answers: Answers, first: str, second: str) -> set[str]:
     """What was said of a pair, asked in both directions."""
-    return {answers.pairs[f"{first}|{second}"].verdict, answers.pairs[f"{second}|{first}"].verdict}
+    keys = (f"{first}|{second}", f"{second}|{first}")
+    return {answers.pairs[key].verdict for key in keys if key in answers.pairs}
 
 
 def _wrong(entries: list[Entry], said: dict[str, Prediction]) -> list[str]:
@@ -364,6 +378,7 @@ def main() -> None:
         "--methods", default=",".join(METHODS), help="some of " + ", ".join(METHODS)
     )
     parser.add_argument("--again", default="", help="methods whose kept answers are thrown away")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what the product is asked anew")
     parser.add_argument("--docs", type=Path, help="the Markdown file to write the report into")
     parser.add_argument("--command", default="", help="the `qwenstack` program, to ask a sample")
     parser.add_argument("--command-sample", type=int, default=24)
@@ -371,6 +386,9 @@ def main() -> None:
     methods = [name for name in options.methods.split(",") if name]
     if unknown := [name for name in methods if name not in METHODS]:
         parser.error(f"--methods: {unknown[0]} is none of {', '.join(METHODS)}")
+    parts = [part for part in options.parts.split(",") if part]
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--parts: {unknown[0]} is none of {', '.join(PARTS)}")
     columns = (TextColumn("{task.description}"), BarColumn(),
                TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -378,11 +396,12 @@ def main() -> None:
         if not bench.split("test"):
             parser.error(f"{options.zoo}: no test models yet; build with benchmarks.lineage.zoo")
         for name in options.again.split(","):
-            (bench.folder / f"{name}.json").unlink(missing_ok=True)
+            for file in bench.folder.glob(f"{name}*.json") if name else ():
+                file.unlink()
         judged = []
         for name in methods:
             if name == "product":
-                judged.append(judge_product(bench, run_product(bench)))
+                judged.append(judge_product(bench, run_product(bench, parts)))
             elif name in BASELINES:
                 method = baseline(bench, name)
                 scores = run_baseline(bench, name)

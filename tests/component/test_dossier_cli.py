@@ -149,3 +149,80 @@ def test_a_wrong_decisions_file_names_the_field(tmp_path: Path, text: str, words
     path.write_text(text)
     with pytest.raises(Exception, match=words):
         run("Qwen/Qwen3-8B", "--decisions", str(path), "--json")
+
+
+POLICY = """
+version = 1
+
+[licences]
+categories = ["permissive"]
+deny = ["LicenseRef-scancode-qwen-research-2024"]
+"""
+
+
+def test_a_policy_that_denies_is_in_the_dossier_and_in_the_exit_code(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    home = ("--home", str(tmp_path / "home"))
+    denied = run("Qwen/Qwen2.5-3B-Instruct", "--policy", str(policy), "--json", *home)
+    document = json.loads(denied.stdout)
+    said = {each["claim"]: each["value"] for each in document["evidence"]}
+    assert (denied.exit_code, said["policy.decision"]) == (1, "deny")
+    assert any("non-commercial" in str(v) or "research" in str(v) for v in said.values())
+    (risks,) = [each for each in document["sections"] if each["id"] == "risks"]
+    assert "policy-denies" in {row["label"] for row in risks["rows"]}
+    allowed = run("Qwen/Qwen3-8B", "--policy", str(policy), "--json", *home)
+    assert allowed.exit_code == 0
+
+
+def decoder(seed: int, drift: float = 0.0) -> bytes:
+    """A two-layer Qwen3 decoder of random weights, moved by `drift` of their size."""
+    start, moved = np.random.default_rng(seed), np.random.default_rng(99)
+    hidden, width, rows = 64, 160, 800
+    shapes = {"model.embed_tokens.weight": (rows, hidden), "model.norm.weight": (hidden,)}
+    for layer in range(3):
+        base = f"model.layers.{layer}"
+        shapes |= {
+            f"{base}.self_attn.q_proj.weight": (hidden, hidden),
+            f"{base}.self_attn.k_proj.weight": (hidden, hidden),
+            f"{base}.self_attn.v_proj.weight": (hidden, hidden),
+            f"{base}.self_attn.o_proj.weight": (hidden, hidden),
+            f"{base}.mlp.gate_proj.weight": (width, hidden),
+            f"{base}.mlp.up_proj.weight": (width, hidden),
+            f"{base}.mlp.down_proj.weight": (hidden, width),
+            f"{base}.input_layernorm.weight": (hidden,),
+            f"{base}.post_attention_layernorm.weight": (hidden,),
+        }
+    tensors = {}
+    for name, shape in shapes.items():
+        values = start.normal(size=shape) + drift * moved.normal(size=shape)
+        tensors[name] = values.astype(np.float32)
+    return save(tensors)
+
+
+def test_the_weights_are_heard_beside_the_card(tmp_path: Path) -> None:
+    config = json.dumps(
+        {**CONFIG, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
+    )
+    for name, data in (
+        ("bases/one", decoder(1)),
+        ("bases/two", decoder(2)),
+        ("tuned", decoder(1, drift=0.03)),
+    ):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(config)
+        (folder / "model.safetensors").write_bytes(data)
+    (tmp_path / "tuned" / "README.md").write_text("---\nbase_model: acme/two\n---\n# Tuned\n")
+    done = run(
+        str(tmp_path / "tuned"),
+        "--against",
+        str(tmp_path / "bases"),
+        "--json",
+        "--home",
+        str(tmp_path / "home"),
+    )
+    said = {each["claim"]: each["value"] for each in json.loads(done.stdout)["evidence"]}
+    assert said["weights.lineage.verdict"] == "derived"
+    assert said["weights.lineage.parent"] == ["one"]
+    assert said["weights.lineage.agrees-with-card"] is False

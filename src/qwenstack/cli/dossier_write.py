@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from qwenstack.catalog.load import load
-from qwenstack.catalog.which import which
+from qwenstack.catalog.which import Answer, which
 from qwenstack.cli.context import home_option, json_option, resolve_home
 from qwenstack.core.evidence import Evidence
 from qwenstack.dossier.compose import compose
@@ -40,6 +41,16 @@ KEY_NAME = "dossier.pem"
     "--model-key",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Public key (PEM) that the release's model.sig must hold against.",
+)
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of models among which the weights' parent is looked for.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Policy file; exits with 1 where it denies.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 @click.option("--deployment", help="A model name that a running studio serves.")
@@ -69,6 +80,8 @@ def write(
     in_hub: bool,
     revision: str,
     model_key: Path | None,
+    against: Path | None,
+    policy: Path | None,
     out: Path | None,
     deployment: str | None,
     studio: str | None,
@@ -91,15 +104,19 @@ def write(
       qwenstack dossier ./my-model --decisions decisions.toml --evaluation results.json
       qwenstack dossier qwen-plus --json
     """
-    evidence = from_answer(which(reference), load())
+    answer = which(reference)
+    evidence = from_answer(answer, load())
     if in_hub or Path(reference).exists():
         evidence += _from_files(reference, revision, model_key, home)
+    if against is not None:
+        evidence += _from_weights(reference, against, evidence)
     evidence += _gather(reference, deployment, studio, decisions, evaluations)
+    denied = policy is not None and _decide(policy, answer, evidence)
     document = compose(reference, evidence, deployment=deployment)
     if as_json:
         click.echo(document_json(document), nl=False)
         if out is None:
-            return
+            sys.exit(1 if denied else 0)
     folder = out or Path(f"{_file_name(reference)}.dossier")
     key = load_key(key_path or resolve_home(home) / KEY_NAME)
     files = render_all(document)
@@ -109,6 +126,41 @@ def write(
     (folder / SIGNATURE_NAME).write_bytes(sign(files, key))
     if not as_json:
         _summary(document, folder)
+    sys.exit(1 if denied else 0)
+
+
+def _decide(policy: Path, answer: Answer, evidence: list[Evidence]) -> bool:
+    """Add what the policy decides; whether it denies."""
+    from qwenstack.dossier.gather.policy import from_policy
+
+    regions = [str(each.value) for each in evidence if each.claim == "deployment.region"]
+    decided = from_policy(policy, answer, region=next(iter(regions), None), today=_today())
+    evidence += decided
+    return decided[0].value == "deny"
+
+
+def _from_weights(reference: str, against: Path, evidence: list[Evidence]) -> list[Evidence]:
+    from qwenstack.dossier.gather.lineage import from_lineage
+    from qwenstack.hub.lineage.library import folder_library
+    from qwenstack.hub.lineage.model import open_path
+    from qwenstack.hub.lineage.trace import trace
+
+    path = Path(reference)
+    if not path.exists():
+        raise click.UsageError("--against needs REF to be a folder or file (hub pull fetches one)")
+    declared: list[str] = []
+    for each in evidence:
+        if each.claim == "card.base-model":
+            declared += each.value if isinstance(each.value, tuple) else [str(each.value)]
+    with Console(stderr=True).status("looking for the parent among the candidates"):
+        answer = trace(open_path(path, name=reference), folder_library(against))
+    return from_lineage(
+        reference, answer, declared, against=against.name, observed_at=_today().isoformat()
+    )
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 def _gather(
@@ -139,7 +191,6 @@ def _from_files(
     from qwenstack.cli.hub_files import files_of
     from qwenstack.dossier.gather.release import Release, from_release
 
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     with (
         files_of(reference, "model", revision, None, home) as found,
         Progress(console=Console(stderr=True), transient=True) as bar,
@@ -156,7 +207,7 @@ def _from_files(
                 revisions=found.history(),
                 commit=commit,
             ),
-            observed_at=today,
+            observed_at=_today().isoformat(),
             public_key=model_key,
             hashed=lambda done: bar.advance(task, done),
         )

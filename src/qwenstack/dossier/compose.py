@@ -34,6 +34,7 @@ def compose(
             _listed(plan.SLA, every),
             _listed(plan.CORPORATE, every),
             _listed(plan.LICENCE_HISTORY, every),
+            _listed(plan.POLICY, every),
             risks,
             *(crosswalk(name, every) for name in NAMES),
             _sign_offs(every),

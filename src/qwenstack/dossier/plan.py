@@ -133,6 +133,15 @@ CORPORATE = SectionPlan(
         Ask("EU representative", "corporate.eu-representative", "none is known"),
     ),
 )
+POLICY = SectionPlan(
+    "policy",
+    "The organisation's policy",
+    "What the policy file decides on this reference, rule by rule.",
+    (
+        Ask("Decision", "policy.decision", "no policy was applied"),
+        Ask("Rule", "policy.reason.*", "no policy was applied"),
+    ),
+)
 LICENCE_HISTORY = SectionPlan(
     "licence-history",
     "Stability of the licence",
@@ -149,5 +158,6 @@ ABSENCE_IS_NO_GAP = frozenset(
         "hosted.lag",
         "hosted.state",
         "card.base-model",
+        "policy.reason.*",
     }
 )

@@ -53,6 +53,7 @@ RULES: tuple[Rule, ...] = (
         "No governing document is known: nobody has granted the use.",
         _is("governing.kind", "unknown", ""),
     ),
+    Rule("policy-denies", "high", "The policy denies this use.", _is("policy.decision", "deny")),
     Rule("terms-absent", "high", "No governing document was looked up.", unless="governing.kind"),
     Rule(
         "non-commercial",

@@ -188,9 +188,11 @@ def _advance(
     at_us: int,
     merged: tuple[str, ...] = (),
 ) -> Pushed:
-    if files == read_manifest(connection, tip.manifest):
+    before = read_manifest(connection, tip.manifest)
+    if files == before:
         return Pushed(tip, changed=False)
-    commit = _write(connection, repo_id, (tip.oid, *merged), files, message, at_us=at_us)
+    parents = (tip.oid, *merged)
+    commit = _write(connection, repo_id, parents, files, message, at_us=at_us, before=before)
     move_ref(connection, repo_id, ref, commit.oid, at_us=at_us)
     touch(connection, repo_id, at_us)
     return Pushed(commit, changed=True)
@@ -204,9 +206,12 @@ def _write(
     message: Message,
     *,
     at_us: int,
+    before: Manifest = (),
 ) -> Commit:
+    """Write the commit; what it has over `before`, the repo holds from now on."""
     digest = write_manifest(connection, files)
-    grant(connection, repo_id, (entry.sha256 for entry in files))
+    held = {entry.sha256 for entry in before}
+    grant(connection, repo_id, (entry.sha256 for entry in files if entry.sha256 not in held))
     # Read back: an equal tree that was there first says what came as a large file.
     tree = tree_oids(read_manifest(connection, digest))[""]
     oid = commit_oid(

@@ -62,7 +62,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
 @pytest.fixture
 def repo(request: pytest.FixtureRequest) -> str:
     """A name of the test's own, of the upstream's namespace acme."""
-    return f"acme/{request.node.name.removeprefix('test_').replace('_', '-')[:60]}"
+    return f"acme/{request.function.__name__.removeprefix('test_').replace('_', '-')[:60]}"
 
 
 @pytest.fixture
@@ -326,3 +326,17 @@ def test_a_namespace_that_is_copied_is_nobodys_to_take(
         pytest.raises(Exception, match="acme is taken"),
     ):
         create_account(connection, name="acme")
+
+
+def test_files_too_large_for_plain_http_come_by_xet(
+    upstream: RunningHub, home: Path, repo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(upstream, repo, FILES)
+    monkeypatch.setattr("qwenstack.hub.upstream._HTTP_BYTES_MAX", 100_000)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    with UpstreamProxy(upstream.url) as proxy:
+        assert copy(home, proxy.url, repo)["changed"]
+        assert proxy.asked("/xet-read-token/")
+        assert not proxy.asked(f"GET /{repo}/resolve/main/model.safetensors")
+    held = contents_of(home, repo)
+    assert {path: held[path] for path in FILES} == FILES

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -143,6 +143,26 @@ def test_llama_cpps_order_of_requests_finds_what_was_only_upstream(
     assert data == FILES["model.safetensors"][100:]
 
 
+def test_a_dataset_comes_as_models_do(
+    upstream: RunningHub, nearer: RunningHub, tmp_path: Path, repo: str
+) -> None:
+    api = HfApi(upstream.url, token=upstream.token)
+    api.create_repo(repo, repo_type="dataset")
+    row = CommitOperationAdd("train.jsonl", b'{"text": "a"}\n')
+    oid = api.create_commit(repo, [row], commit_message="rows", repo_type="dataset").oid
+    path = hf_hub_download(
+        repo,
+        "train.jsonl",
+        repo_type="dataset",
+        endpoint=nearer.url,
+        token=nearer.reader,
+        cache_dir=tmp_path,
+    )
+    assert Path(path).read_bytes() == b'{"text": "a"}\n'
+    assert oid in path
+    assert here(nearer.open(), repo) is None  # no model of this name was made
+
+
 def test_many_first_requests_are_one_copy(
     upstream: RunningHub, nearer: RunningHub, proxy: UpstreamProxy, repo: str
 ) -> None:
@@ -242,6 +262,24 @@ def test_a_newer_copy_under_way_does_not_hold_up_the_one_that_is_here(
     assert raised.value.response.headers["retry-after"].isdecimal()
     proxy.release()
     assert _until(lambda: api.model_info(repo).sha, new) == new
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_hub_that_ends_amid_a_copy_shows_nothing_and_goes_on_later(
+    upstream: RunningHub, hasty: RunningHub, proxy: UpstreamProxy, repo: str, end: str
+) -> None:
+    repo += end
+    oid = publish(upstream, repo, FILES | {"big.safetensors": weights(12_000_000)})
+    proxy.hold(after=1_000_000)
+    with pytest.raises(HfHubHTTPError, match="is being copied"):
+        HfApi(hasty.url, token=hasty.token).model_info(repo)
+    assert proxy.holding.wait(20)
+    getattr(hasty, end)()
+    assert here(hasty.open(), repo) is None
+    proxy.release()
+    hasty.start()
+    api = HfApi(hasty.url, token=hasty.token)
+    assert _until(lambda: api.model_info(repo).sha, oid) == oid
 
 
 def test_a_client_that_waits_for_a_copy_sees_that_somebody_is_there(

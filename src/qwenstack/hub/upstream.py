@@ -138,11 +138,11 @@ class Upstream:
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
+        disable_progress_bars()
         if file.size > _HTTP_BYTES_MAX:
             self._fetch_by_xet(kind, name, oid, file, into)
             progress(file.size)
             return
-        disable_progress_bars("huggingface_hub.http_get")
         url = hf_hub_url(name, file.path, repo_type=kind, revision=oid, endpoint=self.endpoint)
         # A range of a compressed answer is none of the file.
         headers = self._api()._build_hf_headers(token=self._given())

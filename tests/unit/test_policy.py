@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import date
 from pathlib import Path
 
@@ -208,3 +209,13 @@ def test_file_that_is_not_there_or_too_large_is_refused(tmp_path: Path) -> None:
 def test_any_text_is_a_policy_or_refused(text: str) -> None:
     with contextlib.suppress(PolicyError):
         assert isinstance(parse_policy("version = 1\n" + text), Policy)
+
+
+def test_a_denied_licence_denies_also_where_the_model_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nbase_model: Qwen/Qwen2.5-3B\n---\n")
+    config = {"model_type": "qwen2", "hidden_size": 2048, "num_hidden_layers": 36}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    answer = which(tmp_path)
+    assert (answer.layer, answer.governing_document.id) == ("unknown", "MIT")
+    denied = parse_policy('version = 1\n[licences]\ndeny = ["MIT"]\n')
+    assert evaluate(denied, answer, TODAY).decision is Outcome.DENY

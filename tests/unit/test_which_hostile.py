@@ -115,3 +115,33 @@ def test_path_in_a_text_of_somebody_else_is_not_opened(tmp_path: Path) -> None:
     secret.write_bytes(b"GGUF")
     answer = which(str(secret), files=False)
     assert answer.kind == "file-name"
+
+
+def test_a_home_that_nobody_has_is_no_crash() -> None:
+    assert which("~nobody-of-this-name/Qwen3-8B").layer == "unknown"
+
+
+@pytest.mark.parametrize("reference", ["./qwen3-8b", "../Qwen3-8B", "vllm serve ./Qwen3-8B"])
+def test_a_path_where_nothing_lies_is_nobodys_repo(reference: str) -> None:
+    answer = which(reference)
+    assert (answer.layer, answer.release) == ("unknown", None)
+
+
+def test_a_file_of_a_great_many_names_is_read_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(f"Qwen/Qwen3-8B-x{number}" for number in range(20_000)))
+    # Comparing each with each took a minute; a pass takes under a second.
+    assert len(which(path).parts) == 32
+
+
+def test_an_address_with_a_query_is_still_an_address() -> None:
+    plain = which("https://huggingface.co/Qwen/Qwen3-8B")
+    asked = which("https://huggingface.co/Qwen/Qwen3-8B?library=transformers#x")
+    assert asked.kind == plain.kind == "hub-url"
+    assert asked.release == plain.release == "Qwen3-8B"
+
+
+@pytest.mark.parametrize("server", ["https://api.openai.com/v1", "https://llm.corp.example/v1"])
+def test_a_vendors_name_at_another_server_is_not_the_vendors_model(server: str) -> None:
+    answer = which(f'OpenAI(base_url="{server}"); model="qwen-plus"', files=False)
+    assert (answer.layer, answer.release, answer.operator) == ("unknown", None, "unknown")

@@ -230,7 +230,9 @@ def _reasons(
     policy: Policy, answer: Answer, today: datetime.date, deployed: Deployed
 ) -> Iterator[Reason]:
     yield _layer(policy.layers, answer)
-    if answer.layer in (Layer.WEIGHTS.value, Layer.COMMUNITY.value):
+    # A licence that a file states binds also where nobody knows what the file is.
+    licensed = answer.governing_document.kind is GoverningKind.LICENCE
+    if licensed or answer.layer in (Layer.WEIGHTS.value, Layer.COMMUNITY.value):
         yield _licence(policy.licences, answer)
     if answer.conflicts:
         yield Reason(Rule.CONFLICT, policy.licences.conflict, answer.conflicts[0])

@@ -30,6 +30,7 @@ REFERENCE_CHARACTERS_MAX: Final = 65_536
 
 _SHOWN_CHARACTERS_MAX: Final = 200
 _SNIPPET: Final = re.compile(r"[\n={}()\[\]\"'`;,]|:\s|\s(?:is|from|with)\s")
+_ADDRESS: Final = re.compile(r"https?://[^\s\"'`]+")
 _CONTROL: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -67,7 +68,7 @@ def which(
         text = _CONTROL.sub("", text)
     text = text.strip()
     answer = _of_path(reference, text, found, problems) if files else None
-    if answer is None and _SNIPPET.search(text) and not _names_by_command(text, found):
+    if answer is None and _SNIPPET.search(text) and not _is_one_thing(text, found):
         from qwenstack.catalog.which.snippet import read as read_snippet
 
         answer = read_snippet(text, found, setting)
@@ -95,6 +96,13 @@ def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
     yield from release_name.read_file_name(text, found)
     yield from release_name.read(text, found)
     yield from release_name.read_organisation(text, found)
+
+
+def _is_one_thing(text: str, found: Index) -> bool:
+    """Whether `text` is a command or a hub's address, for all the signs of a snippet in it."""
+    if _ADDRESS.fullmatch(text):
+        return next(hub.read_url(text, found), None) is not None
+    return _names_by_command(text, found)
 
 
 def _names_by_command(text: str, found: Index) -> bool:

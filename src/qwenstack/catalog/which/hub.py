@@ -45,7 +45,7 @@ def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Readi
     if listed is not None:
         yield listed
         return
-    if match[1].casefold() in FOLDERS:
+    if match[1].casefold() in FOLDERS or not match[1].strip("."):
         yield Reading(
             kind=Kind.FILE_NAME,
             sure=Sureness.SHAPED,

@@ -19,7 +19,10 @@ def read_path(path: Path, found: Index, problems: list[str]) -> Answer | None:
     """The answer for what lies at `path`; None where nothing does. A partial one where damaged."""
     from qwenstack.catalog.which.decide import shorten, unknown
 
-    path = path.expanduser() if str(path).startswith("~") else path
+    try:
+        path = path.expanduser() if str(path).startswith("~") else path
+    except RuntimeError:  # `~name`, and nobody here has that name
+        return None
     try:
         if not path.exists():
             return None

@@ -57,17 +57,15 @@ def _distinct(text: str, index: Index) -> list[Mention]:
             found.setdefault(value, Mention(value, match.start(1), Setting.ANY))
     for mention in find(text, index):
         found.setdefault(mention.text, mention)
-    spans = [(each.start, each.start + len(each.text)) for each in found.values()]
-    return [
-        each
-        for each in found.values()
-        if not any(
-            low <= each.start
-            and each.start + len(each.text) <= high
-            and high - low > len(each.text)
-            for low, high in spans
-        )
-    ]
+    inside: set[str] = set()
+    reach = -1
+    # The longest of those that begin at one place first: what ends before its end lies in it.
+    for each in sorted(found.values(), key=lambda each: (each.start, -len(each.text))):
+        end = each.start + len(each.text)
+        if end <= reach:
+            inside.add(each.text)
+        reach = max(reach, end)
+    return [each for each in found.values() if each.text not in inside]
 
 
 def _model_like(value: str, index: Index) -> bool:
@@ -113,22 +111,24 @@ def _part(mention: Mention, servers: list[Reading], index: Index) -> Answer:
 
 def _at_own_server(answer: Answer, server: Reading) -> Answer:
     """A model named beside the address of a server of one's own, or of nobody we know."""
-    if not server.operator:
-        return msgspec.structs.replace(
-            answer,
-            problems=(*answer.problems, f"served at {server.subject}, whose operator is not known"),
-        )
     if answer.layer == Layer.STUDIO.value:
-        # A name of the vendor's API, asked of a local server: it is whatever that server loaded.
+        # A name of the vendor's API, asked of another server: it is whatever that server loaded.
         return msgspec.structs.replace(
             answer,
             layer=UNKNOWN,
             release=None,
-            operator=server.operator,
+            operator=server.operator or UNKNOWN,
+            publisher=UNKNOWN,
             governing_document=type(answer.governing_document)(),
             obligations=(),
             status=Status.UNKNOWN,
             why=f"a name asked of {server.subject}: what that server loaded under it is not said",
+        )
+    if not server.operator:
+        return msgspec.structs.replace(
+            answer,
+            operator=UNKNOWN,
+            problems=(*answer.problems, f"served at {server.subject}, whose operator is not known"),
         )
     return msgspec.structs.replace(answer, operator=server.operator)
 

@@ -247,3 +247,30 @@ def test_patterns_cover_what_lies_below_them_only() -> None:
     assert matches("a.b", "a.*")
     assert not matches("ab", "a.*")
     assert not matches("a.b", "a")
+
+
+def test_a_row_without_a_value_is_not_shown() -> None:
+    unknown = (
+        said("governing.id", "", status="unknown"),
+        said("api.terms", "", status="unknown"),
+        said("evaluation.measured.mmlu", "", status="unknown"),
+    )
+    document = compose("m", unknown)
+    row = document.section("side-by-side").rows[0]
+    assert (row.cells, row.standing) == (("unknown", "unknown"), "gap")
+    (result,) = document.section("benchmarks").rows
+    assert (result.cells[1], result.standing) == ("not measured", "gap")
+
+
+def test_one_sign_off_hides_no_other() -> None:
+    two = (
+        said("sign-off.legal", "approved by A", method="declared"),
+        said("sign-off.legal", "rejected by B", method="declared"),
+        said("evaluation.measured.mmlu", 0.75, method="measured"),
+        said("evaluation.measured.mmlu", 0.25, method="measured"),
+    )
+    document = compose("m", two)
+    cells = [row.cells[0] for row in document.section("sign-offs").rows if row.label == "legal"]
+    assert sorted(cells) == ["approved by A", "rejected by B"]
+    (result,) = document.section("benchmarks").rows
+    assert set(result.cells[1].split("; ")) == {"0.75", "0.25"} and len(result.evidence) == 2

@@ -121,6 +121,7 @@ def _side_by_side(evidence: Sequence[Evidence]) -> Section:
     rows = []
     for label, weights, api in _SIDE_BY_SIDE:
         left, right = _first(evidence, weights), _first(evidence, api)
+        known = [each is not None and each.known for each in (left, right)]
         rows.append(
             Row(
                 label=label,
@@ -128,7 +129,7 @@ def _side_by_side(evidence: Sequence[Evidence]) -> Section:
                     shown(each.value) if each and each.known else "unknown"
                     for each in (left, right)
                 ),
-                standing="shown" if left and right else "partly" if left or right else "gap",
+                standing="shown" if all(known) else "partly" if any(known) else "gap",
                 evidence=tuple(each.id for each in (left, right) if each),
             )
         )
@@ -150,17 +151,14 @@ def _benchmarks(evidence: Sequence[Evidence]) -> Section:
     measured = _by_tail(evidence, "evaluation.measured.")
     rows = []
     for name in sorted({*claimed, *measured}):
-        says, found = claimed.get(name), measured.get(name)
+        says, found = claimed.get(name, []), measured.get(name, [])
         rows.append(
             Row(
                 label=name,
-                cells=(
-                    shown(says.value) if says else "not claimed",
-                    shown(found.value) if found else "not measured",
-                ),
-                standing="shown" if found else "gap",
-                evidence=tuple(each.id for each in (says, found) if each),
-                note=(found.note or found.source) if found else "",
+                cells=(_every(says) or "not claimed", _every(found) or "not measured"),
+                standing="shown" if _every(found) else "gap",
+                evidence=tuple(each.id for each in (*says, *found)),
+                note="; ".join(each.note or each.source for each in found),
             )
         )
     if not rows:
@@ -174,10 +172,18 @@ def _benchmarks(evidence: Sequence[Evidence]) -> Section:
     )
 
 
-def _by_tail(evidence: Sequence[Evidence], prefix: str) -> dict[str, Evidence]:
-    return {
-        each.claim.removeprefix(prefix): each for each in evidence if each.claim.startswith(prefix)
-    }
+def _by_tail(evidence: Sequence[Evidence], prefix: str) -> dict[str, list[Evidence]]:
+    """All of it: where several say something of one thing, none may hide another."""
+    found: dict[str, list[Evidence]] = {}
+    for each in evidence:
+        if each.claim.startswith(prefix):
+            found.setdefault(each.claim.removeprefix(prefix), []).append(each)
+    return found
+
+
+def _every(evidence: Sequence[Evidence]) -> str:
+    """What is known of it, each value once."""
+    return "; ".join(dict.fromkeys(shown(each.value) for each in evidence if each.known))
 
 
 def _risks(evidence: Sequence[Evidence]) -> Section:
@@ -201,18 +207,20 @@ def _risks(evidence: Sequence[Evidence]) -> Section:
 
 def _sign_offs(evidence: Sequence[Evidence]) -> Section:
     given = _by_tail(evidence, "sign-off.")
-    rows = [
-        Row(
-            label=role,
-            cells=(shown(given[role].value), given[role].observed_at[:10])
-            if role in given
-            else ("not signed off", ""),
-            standing="shown" if role in given else "open",
-            evidence=(given[role].id,) if role in given else (),
-            note=given[role].note if role in given else "",
-        )
-        for role in dict.fromkeys((*ROLES, *given))
-    ]
+    rows: list[Row] = []
+    for role in dict.fromkeys((*ROLES, *given)):
+        rows += [
+            Row(
+                label=role,
+                cells=(shown(each.value), each.observed_at[:10]),
+                standing="shown",
+                evidence=(each.id,),
+                note=each.note,
+            )
+            for each in given.get(role, ())
+        ]
+        if role not in given:
+            rows.append(Row(label=role, cells=("not signed off", ""), standing="open"))
     return Section(
         id="sign-offs",
         title="Sign-offs",

@@ -37,8 +37,9 @@ from benchmarks.lineage.truth import Tree
 BASELINES = ("cosine", "huref", "awm", "reef")
 METHODS = ("product", *BASELINES, "cisco")
 CISCO = {
-    "cisco": ("provenance kit, weight signals", "cisco-ai-provenance-kit 1.0.0"),
-    "cisco-decision": ("provenance kit, as shipped", "cisco-ai-provenance-kit 1.0.0"),
+    "cisco": ("provenance kit, weight signals", "cisco-ai-provenance-kit 1.0.0", None),
+    # As shipped it has a threshold of its own (`SIMILARITY_THRESHOLD`).
+    "cisco-decision": ("provenance kit, as shipped", "cisco-ai-provenance-kit 1.0.0", 0.75),
 }
 
 # What the product is asked: with older candidates only, with all, with strangers only, by pairs.
@@ -223,8 +224,10 @@ def _key(first: str, second: str) -> str:
     return "|".join(sorted((first, second)))
 
 
-def judge_scores(bench: Bench, scores: Scores, about: tuple[str, str]) -> Method:
-    """All figures of a method that gives scores."""
+def judge_scores(
+    bench: Bench, scores: Scores, about: tuple[str, str], fixed: float | None = None
+) -> Method:
+    """All figures of a method that gives scores, at its `fixed` threshold or at a tuned one."""
 
     def of(pairs: Sequence[Pair]) -> list[tuple[str, float]]:
         found = []
@@ -244,7 +247,8 @@ def judge_scores(bench: Bench, scores: Scores, about: tuple[str, str]) -> Method
         return [pair for pair in pairs if scored(pair[0]) and scored(pair[1])]
 
     calibration_kin = values(bench.kin_pairs("calibration"))
-    cut = measures.threshold(calibration_kin, values(bench.stranger_pairs("calibration")))
+    tuned = measures.threshold(calibration_kin, values(bench.stranger_pairs("calibration")))
+    cut = tuned if fixed is None else fixed
     test = [entry for entry in bench.split("test") if scored(entry.id)]
 
     def answer(entry: Entry, candidates: list[str]) -> Prediction:
@@ -407,11 +411,10 @@ def main() -> None:
                 scores = run_baseline(bench, name)
                 judged.append(judge_scores(bench, scores, (method.name, method.cites)))
             elif (bench.folder / "cisco.json").exists():
-                scores = msgspec.json.decode(
-                    (bench.folder / "cisco.json").read_bytes(), type=Scores
-                )
-                about = ("cisco-ai-provenance-kit 1.0.0, identity score", "package")
-                judged.append(judge_scores(bench, scores, about))
+                for kind, (title, cites, cut) in CISCO.items():
+                    data = (bench.folder / f"{kind}.json").read_bytes()
+                    kit = msgspec.json.decode(data, type=Scores)
+                    judged.append(judge_scores(bench, kit, (title, cites), cut))
         sample = measures.share(0, 0)
         notes: list[str] = []
         if options.command:

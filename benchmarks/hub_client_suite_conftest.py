@@ -17,7 +17,12 @@ from huggingface_hub import HfApi, RepoUrl, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _detect_agent
 
-from .testing_constants import ENDPOINT_PRODUCTION, ENDPOINT_STAGING, TOKEN  # type: ignore[import-not-found]
+from .testing_constants import (  # type: ignore[import-not-found]
+    ENDPOINT_PRODUCTION,
+    ENDPOINT_STAGING,
+    TOKEN,
+    USER,
+)
 from .testing_utils import repo_name  # type: ignore[import-not-found]
 
 RepoFactory = Callable[..., RepoUrl]
@@ -120,3 +125,11 @@ def repo_factory(api: HfApi) -> Iterator[RepoFactory]:
     for repo_id, repo_type, token in made:
         with contextlib.suppress(HfHubHTTPError):
             api.delete_repo(repo_id, repo_type=repo_type, token=token)
+
+
+@pytest.fixture
+def new_repo_id(api: HfApi) -> Iterator[str]:
+    """A name for a repo that the test makes; the repo is gone after it."""
+    repo_id = f"{USER}/{repo_name()}"
+    yield repo_id
+    api.delete_repo(repo_id, missing_ok=True)

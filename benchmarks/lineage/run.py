@@ -42,6 +42,7 @@ CISCO = {
     "cisco-decision": ("provenance kit, as shipped", "cisco-ai-provenance-kit 1.0.0", 0.75),
 }
 
+SAVED_EACH = 200
 # What the product is asked: with older candidates only, with all, with strangers only, by pairs.
 PARTS = ("closed", "anyone", "open_set", "pairs")
 
@@ -159,6 +160,8 @@ def run_product(bench: Bench, parts: Sequence[str]) -> Answers:
         try:
             for key, entry, candidates in bench.track(missing, f"product, {part}", len(missing)):
                 done[key] = product.ask(entry, candidates())
+                if len(done) % SAVED_EACH == 0:
+                    file.write_bytes(msgspec.json.encode(done))
         finally:
             if missing:
                 file.write_bytes(msgspec.json.encode(done))

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 
 from tests.component.test_hub_mirror import FILES, copy, here, publish, repo, upstream, weights
 from tests.hub import RunningHub, running_hub
-from tests.hub_http import call
+from tests.hub_http import call, sha256
 from tests.hub_upstream_proxy import UpstreamProxy
 
 __all__ = ["repo", "upstream"]
@@ -126,6 +126,18 @@ def test_the_headers_are_those_of_the_upstream(
         assert answers[0][0] == 200
     # What leads a client onward leads here.
     assert headers["x-xet-refresh-route"].startswith(f"{nearer.url}/api/models/{repo}/")
+
+
+def test_the_page_says_where_a_copy_came_from_and_under_what_licence(
+    upstream: RunningHub, nearer: RunningHub, proxy: UpstreamProxy, repo: str
+) -> None:
+    oid = publish(upstream, repo, FILES)
+    HfApi(nearer.url, token=nearer.token).model_info(repo)
+    status, _, page = call(nearer, "GET", f"/{repo}")
+    assert status == 200
+    line = next(each for each in page.decode().splitlines() if "<dt>Mirrored</dt>" in each)
+    for words in (proxy.url, oid[:12], "then under apache-2.0", sha256(FILES["LICENSE"])[:12]):
+        assert words in line
 
 
 def test_llama_cpps_order_of_requests_finds_what_was_only_upstream(

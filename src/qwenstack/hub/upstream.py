@@ -155,7 +155,7 @@ class Upstream:
             with self._answers(f"{shown(file.path)} of {name}"):
                 http_get(
                     url,
-                    cast(BinaryIO, _Watched(opened, file.size, progress)),
+                    cast(BinaryIO, _Watched(opened, file, progress)),
                     resume_size=start,
                     headers=headers,
                     expected_size=file.size,
@@ -236,15 +236,16 @@ class Upstream:
 class _Watched:
     """A file that takes no more bytes than were announced, and tells how many came."""
 
-    def __init__(self, file: BinaryIO, size: int, progress: Progress) -> None:
-        self._file = file
-        self._left = size - file.tell()
+    def __init__(self, opened: BinaryIO, file: UpstreamFile, progress: Progress) -> None:
+        self._file = opened
+        self._path = file.path
+        self._left = file.size - opened.tell()
         self._progress = progress
 
     def write(self, data: bytes) -> int:
         self._left -= len(data)
         if self._left < 0:
-            raise UpstreamAway("The upstream sends more bytes of a file than it announced.")
+            raise UpstreamAway(f"The upstream sends more of {shown(self._path)} than it states.")
         self._progress(len(data))
         return self._file.write(data)
 

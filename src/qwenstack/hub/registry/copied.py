@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import Connection
 
-from qwenstack.hub.errors import Conflict
+from qwenstack.hub.errors import BadRequest, Conflict
 from qwenstack.hub.registry.commits import Message
 from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.hub.registry.manifests import Manifest, release_digest, write_manifest
@@ -26,6 +26,8 @@ def check_files(paths: list[str]) -> None:
     """Raises BadRequest for files that no commit of this hub may have."""
     for path in paths:
         check_path(path)
+    if len(set(paths)) < len(paths):
+        raise BadRequest("The list of files names a path twice.")
     check_tree(paths)
 
 

@@ -17,14 +17,16 @@ import numpy as np
 from qwenstack.hub.lineage.arborescence import parents_of
 from qwenstack.hub.lineage.compare import Comparison, Sampled, compare
 from qwenstack.hub.lineage.inheritance import descends, order
-from qwenstack.hub.lineage.rounding import lossless_storage, rounds_to
+from qwenstack.hub.lineage.rounding import lossless_storage, rounds_to, step_share
 
 _HARD: Final = 8.0  # log-odds of what cannot be undone
 _SOFT: Final = 3.0
 _SAME_EQUAL_MIN: Final = 0.999
 _SAME_MOVED_MAX: Final = 0.004  # distance: rounding to bfloat16 after a disguise leaves 0.002
+ZEROS_MIN: Final = 0.15  # more than the numbers that quantising rounds to zero
 _FFN: Final = ("gate", "up", "down")
 _ROOT_COST: Final = 30.0  # dearer than any edge, so that related models make one tree
+_ROUNDED_MIN: Final = 0.2  # steps of the grid; rounding to the nearest errs by 0.29
 _DISGUISED: Final = 4.0
 _NEAREST: Final = 6
 
@@ -64,11 +66,12 @@ class Family:
     def same(self, one: int, other: int) -> bool:
         """Whether two members are the same weights, perhaps stored or arranged differently."""
         a, b = self.members[one], self.members[other]
-        if _shape(a) != _shape(b) or a.model.quantised or b.model.quantised:
+        if _shape(a) != _shape(b):
             return False
         pair = self.between(one, other)
         if pair.units_moved:
-            return pair.distance < _SAME_MOVED_MAX
+            coarse = a.model.quantised or b.model.quantised
+            return pair.distance < _SAME_MOVED_MAX and not coarse
         equal = _equal(pair)
         return equal >= _SAME_EQUAL_MIN or rounds_to(a, b) or rounds_to(b, a)
 
@@ -131,14 +134,18 @@ class Family:
                 out[place] = first if len(places) > 1 else place
         return out
 
-    def _unoriginal(self, place: int) -> tuple[int, int, int, int, int]:
-        """Orders copies: what was disguised, renamed, or stored wider than needed comes later."""
+    def _unoriginal(self, place: int) -> tuple[int, int, int, int, int, int]:
+        """Orders copies: what was disguised, renamed, or stored wider than needed comes later.
+
+        Numbers that are exactly a quantised model's were read from it, whatever they are stored as.
+        """
         member = self.members[place]
         others = [other for other in range(len(self.members)) if other != place]
         moved = sum(self.between(place, other).units_moved for other in others)
         wide = member.model.storage != lossless_storage(member)
         is_gguf = any(t.name.startswith("blk.") for t in member.model.tensors[:64])
-        return moved, is_gguf, member.model.renamed, wide, place
+        fine = int(not member.model.quantised)
+        return moved, fine, is_gguf, member.model.renamed, wide, place
 
     def _cost(self, child: int, parent: int, root: int | None) -> float:
         """Grows with the distance, and with what speaks for the other direction."""
@@ -176,7 +183,7 @@ def direction(child: Sampled, parent: Sampled, pair: Comparison, back: Compariso
     cues = [
         _HARD * float(np.sign(mine - theirs))
         for mine, theirs in (
-            (_coarseness(child), _coarseness(parent)),
+            (_rounding(child, parent, pair), 0),
             (child.print.vocabulary, parent.print.vocabulary),
             (parent.print.hidden, child.print.hidden),
             (_width(parent), _width(child)),
@@ -185,7 +192,7 @@ def direction(child: Sampled, parent: Sampled, pair: Comparison, back: Compariso
     ]
     changes = [change for layer in pair.layers for change in layer.changes.values()]
     zeros = float(np.mean([change.zeros - change.parent_zeros for change in changes] or [0.0]))
-    if abs(zeros) > 0.05:
+    if abs(zeros) > ZEROS_MIN:
         cues.append(_HARD * float(np.sign(zeros)))
     against = sum(cue for cue in cues if cue < 0)
     if against < 0:  # one thing that cannot be undone is enough, whatever else speaks for it
@@ -198,8 +205,16 @@ def direction(child: Sampled, parent: Sampled, pair: Comparison, back: Compariso
     return odds
 
 
-def _coarseness(member: Sampled) -> int:
-    return int(member.model.quantised)
+def _rounding(child: Sampled, parent: Sampled, pair: Comparison) -> int:
+    """1 where the child was quantised from the parent or the parent's numbers lie on its grid."""
+    mine, theirs = child.model.quantised, parent.model.quantised
+    if mine == theirs:
+        return 0
+    if pair.units_moved:
+        return 1 if mine else -1
+    share = step_share(*((child, parent) if mine else (parent, child)))
+    rounded_to = share is None or share > _ROUNDED_MIN
+    return 1 if mine == rounded_to else -1
 
 
 def _width(member: Sampled) -> int:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 import numpy as np
 
 from qwenstack.hub.lineage.compare import Comparison, Sampled
+from qwenstack.hub.lineage.family import ZEROS_MIN
 
 Relation = Literal[
     "same weights",
@@ -24,7 +25,6 @@ Relation = Literal[
 
 # A full fine-tune of the bench moves 2 to 15 % of a model, continued pre-training more.
 CONTINUED_MIN: Final = 0.2
-_ZEROS_MIN: Final = 0.05
 _STEP_MIN: Final = 4.0
 _REST_MAX: Final = 0.2  # of the energy, behind the step
 _SIDE_MAX: Final = 256
@@ -32,16 +32,16 @@ _SIDE_MAX: Final = 256
 
 def relation_of(child: Sampled, parent: Sampled, pair: Comparison, *, same: bool) -> Relation:
     """The relation of a child to the parent that it was found to have (merges are told apart)."""
+    if same:
+        return "same weights"
     coarse, coarse_parent = child.model.quantised, parent.model.quantised
     if coarse and (not coarse_parent or child.model.storage != parent.model.storage):
         return "quantization"
-    if same:
-        return "same weights"
     if child.print.depth != parent.print.depth:
         return "depth-changed"
     if child.print.vocabulary > parent.print.vocabulary:
         return "expanded vocabulary"
-    if narrower(child, parent) or zeros_added(pair) > _ZEROS_MIN:
+    if narrower(child, parent) or zeros_added(pair) > ZEROS_MIN:
         return "pruned"
     if added_rank(child, parent, pair) is not None:
         return "adapter"

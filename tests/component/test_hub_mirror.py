@@ -23,7 +23,7 @@ from qwenstack.hub.hub import Hub, open_hub
 from qwenstack.hub.registry.commits import Message, push
 from qwenstack.hub.registry.manifests import Entry, Manifest
 from qwenstack.hub.registry.operations import Add
-from qwenstack.hub.registry.repos import Repo, create_repo, find_repo
+from qwenstack.hub.registry.repos import Repo, create_repo, find_repo, move_repo
 from qwenstack.hub.registry.revisions import read_files
 from tests.hub import RunningHub, running_hub
 from tests.hub_upstream_proxy import UpstreamProxy
@@ -213,6 +213,23 @@ def test_a_repo_that_was_made_here_is_left_alone(
     assert "is no mirror" in refused(home, upstream.url, repo)
     with pytest.raises(RevisionNotFound):
         files_of(opened(home), repo)
+
+
+def test_a_copy_that_was_moved_here_follows_the_repo_that_it_came_from(
+    upstream: RunningHub, home: Path, repo: str
+) -> None:
+    publish(upstream, repo, FILES)
+    assert copy(home, upstream.url, repo.upper().replace("ACME", "acme"))["repo"] == repo
+    hub = opened(home)
+    found = here(hub, repo)
+    assert found is not None
+    with hub.database.begin() as connection:
+        move_repo(connection, found, "acme/moved")
+    # Somebody else's repo has the new name at the upstream.
+    publish(upstream, "acme/moved", {"config.json": b'{"other": 1}'})
+    new = publish(upstream, repo, {"config.json": b'{"new": 1}'})
+    assert copy(home, upstream.url, "acme/moved")["commit"] == new
+    assert contents_of(home, "acme/moved")["config.json"] == b'{"new": 1}'
 
 
 def test_altered_bytes_are_refused_by_name_and_nothing_shows(

@@ -112,7 +112,10 @@ def mirror(
     limits = limits or Limits()
     end_s = time.monotonic() + limits.copy_s
     check_repo_name(name)
-    found = upstream.look(kind, name, revision, timeout_s=limits.look_s)
+    asked = upstream_name(hub, upstream, kind, name)
+    found = upstream.look(kind, asked, revision, timeout_s=limits.look_s)
+    if found.name.lower() == name.lower():
+        name = found.name  # as its owner writes it
     ref = _ref(upstream, kind, found.name, revision, found.oid)
     with _own_folder(_above(hub), f"{kind}:{name.lower()}", end_s) as folder:
         local = _local(hub, upstream, kind, name, ref)
@@ -148,6 +151,14 @@ def mirror(
 def _above(hub: Hub) -> Path:
     """Where unfinished copies lie."""
     return hub.folder / "mirrors"
+
+
+def upstream_name(hub: Hub, upstream: Upstream, kind: Kind, name: str) -> str:
+    """What the repo is called at the upstream: a copy may have been moved here, or there."""
+    with hub.database.connect().execution_options(read_only=True) as connection:
+        repo = find_repo(connection, kind, name)
+        newest = None if repo is None else newest_origin(connection, repo.id)
+    return newest.upstream_name if newest and newest.endpoint == upstream.endpoint else name
 
 
 def remove_abandoned(hub: Hub) -> None:

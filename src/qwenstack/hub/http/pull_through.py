@@ -30,7 +30,7 @@ from qwenstack.hub.errors import HubError, RepoNotFound, RevisionNotFound, TooMa
 from qwenstack.hub.http.access import identify, repo_kind, repo_name
 from qwenstack.hub.http.errors import Handler
 from qwenstack.hub.hub import Hub
-from qwenstack.hub.mirror import Limits, mirror, remove_abandoned
+from qwenstack.hub.mirror import Limits, mirror, remove_abandoned, upstream_name
 from qwenstack.hub.origins import find_origin, newest_origin
 from qwenstack.hub.registry.paths import shown
 from qwenstack.hub.registry.refs import check_ref_name
@@ -237,9 +237,8 @@ class _PullThrough:
         settings, upstream = self._settings, self._upstream
         if here.tip:
             # A look waits for no copy of something else.
-            now = upstream.look(
-                wanted.kind, wanted.name, wanted.revision, timeout_s=settings.look_s
-            )
+            name = upstream_name(self._hub, upstream, wanted.kind, wanted.name)
+            now = upstream.look(wanted.kind, name, wanted.revision, timeout_s=settings.look_s)
             if now.oid == here.tip:
                 return
         limits = Limits(

@@ -29,7 +29,9 @@ fi
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 say "installing into $VENV (about a minute the first time)"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+# The lock is whole, so pip has nothing to resolve; and it cannot, since it takes a package that is
+# asked for with an extra (`pydantic[email]`) for one that is not pinned.
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
     -r requirements.lock
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation --editable .

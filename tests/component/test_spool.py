@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,27 @@ async def test_the_file_is_empty_again_once_the_database_is_back(tmp_path: Path)
     assert all(await asyncio.gather(*waiting))
     await asyncio.to_thread(journal.close)
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_processes_that_start_at_once_find_each_bill_once(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    settle = Settle(charge=a_charge(a_workspace(database), "req_1", 5))
+    folder = tmp_path / "spool"
+
+    def start(number: int) -> int:
+        spool = Spool(folder, f"wrk_new_{number}")
+        together.wait()
+        with left_behind(folder) as found:
+            count = len(found)
+        spool.close()
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            for number in range(30):
+                dead = Spool(folder, f"wrk_dead_{number}")
+                dead.keep([settle])
+                dead.close()
+            together = threading.Barrier(4)
+            assert sum(pool.map(start, range(4))) == 30
+    assert list(folder.iterdir()) == []

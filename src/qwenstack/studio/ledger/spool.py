@@ -7,9 +7,11 @@ ledger by the next one that starts; a bill that had reached the database after a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -22,6 +24,8 @@ from qwenstack.studio.ledger.writes import Forget, Post, Reverse, Settle, Write
 _log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".bills"
+_LOCK_TRIES: Final = 20
+_LOCK_EVERY_S: Final = 0.05
 # A checkpoint is overtaken by the next, and an act cannot be written down: neither is a bill.
 _KEPT: Final = (Settle, Reverse, Post, Forget)
 
@@ -41,8 +45,7 @@ class Spool:
     def __init__(self, folder: Path, worker_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{worker_id}{_SUFFIX}"
-        self._lock: IO[bytes] = _lock_path(self._path).open("ab")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = _own_lock(_lock_path(self._path))
         self._holds = False
 
     @property
@@ -89,15 +92,36 @@ def left_behind(folder: Path) -> Iterator[list[Write]]:
     with contextlib.ExitStack() as locks:
         for lock in folder.glob("*.lock"):  # of processes that died and kept nothing
             path = lock.with_suffix(_SUFFIX)
-            if not path.exists() and _take(path, locks):
+            if not path.exists() and _take(path, locks) and not path.exists():
                 lock.unlink(missing_ok=True)
-        taken = [path for path in sorted(folder.glob(f"*{_SUFFIX}")) if _take(path, locks)]
+        taken: list[Path] = []
+        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            if not _take(path, locks):
+                continue
+            if path.exists():
+                taken.append(path)
+            else:  # another process was quicker, and this lock is a new one
+                _lock_path(path).unlink(missing_ok=True)
         for path in taken:
             writes += _read(path)
         yield writes
         for path in taken:
             path.unlink(missing_ok=True)
             _lock_path(path).unlink(missing_ok=True)
+
+
+def _own_lock(path: Path) -> IO[bytes]:
+    """This process's lock. One that a process which tidies up took and removed is made again."""
+    for _ in range(_LOCK_TRIES):
+        lock = path.open("ab")
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
+        lock.close()
+        time.sleep(_LOCK_EVERY_S)
+    raise BlockingIOError(errno.EWOULDBLOCK, "another process has this lock", str(path))
 
 
 def _take(path: Path, locks: contextlib.ExitStack) -> bool:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from huggingface_hub import HfApi
 
-from qwenstack.engines.hub_models import HubModelError, HubReference, choose, read_reference
+from qwenstack.engines.hub_models import (
+    HubModelError,
+    HubReference,
+    choose,
+    fetch_from_hub,
+    read_reference,
+)
 from qwenstack.engines.models import ModelError, Progress, obtain
 from tests.hub import RunningHub, running_hub
 from tests.unit.test_models import gguf
@@ -91,3 +101,55 @@ def test_the_choice_is_the_usual_quantisation_or_is_asked_for() -> None:
         choose(named, {"x.gguf": (1, None), "y.gguf": (1, None)})
     with pytest.raises(HubModelError, match="split in parts"):
         choose(named, {"m-00001-of-00002.gguf": (1, None)})
+
+
+class _FalseHub(BaseHTTPRequestHandler):
+    """A hub that names commits and files so that they lead out of the folder."""
+
+    said: ClassVar[dict[str, object]] = {}
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(b"hello")
+
+    def do_GET(self) -> None:
+        about = self.path.startswith("/api/")
+        body = json.dumps({"id": "acme/false", **self.said}).encode() if about else b"hello"
+        self._answer(body)
+        self.wfile.write(body)
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"abcdef"')
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.end_headers()
+
+
+@pytest.mark.parametrize(
+    ("commit", "file", "words"),
+    [
+        ("../../../../x", "model.gguf", "no commit's id"),
+        ("a" * 40, "../../../up.gguf", "'..'"),
+        ("a" * 40, "/tmp/up.gguf", "absolute"),
+    ],
+)
+def test_a_false_hub_writes_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str, file: str, words: str
+) -> None:
+    monkeypatch.setattr(
+        _FalseHub, "said", {"sha": commit, "siblings": [{"rfilename": file, "size": 5}]}
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _FalseHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    cache = tmp_path / "a" / "b" / "cache"
+    try:
+        with pytest.raises(HubModelError, match=words):
+            fetch_from_hub(HubReference("acme/false", "main", ""), cache, lambda *_: None)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not [each for each in tmp_path.rglob("*.gguf") if each.is_file()]

@@ -22,6 +22,7 @@ DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 _REFERENCE: Final = re.compile(
     r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?(?::(?P<file>.{1,300}))?"
 )
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _SPLIT: Final = re.compile(r".*-\d{5}-of-\d{5}\.gguf", re.IGNORECASE)
 # In this order where a repo has several and none is named: small enough, and good enough.
 _PREFERRED: Final = ("q4_k_m", "q4_0", "q5_k_m", "q8_0", "q6_k", "f16", "bf16")
@@ -80,7 +81,7 @@ def fetch_from_hub(
             reference.repo, revision=reference.revision, files_metadata=True, timeout=30
         )
         name, size, sha256 = choose(reference, _ggufs(info))
-        commit = info.sha or reference.revision
+        commit = _commit(info, endpoint)
         path = hf_hub_download(
             reference.repo,
             name,
@@ -92,6 +93,8 @@ def fetch_from_hub(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no reason"
         raise HubModelError(f"{endpoint} does not give {reference.repo}: {reason}") from error
+    except ValueError as error:  # a file name that leads out of the folder
+        raise HubModelError(f"{endpoint} does not give {reference.repo}: {error}") from error
     except (httpx2.HTTPError, OSError) as error:
         raise HubModelError(
             f"{endpoint} cannot be reached ({error}); set HF_ENDPOINT to a hub that can, or give "
@@ -135,6 +138,15 @@ def choose(
             f"There are: {', '.join(whole[:10])}"
         )
     return whole[0], *files[whole[0]]
+
+
+def _commit(info: ModelInfo, endpoint: str) -> str:
+    """The commit's id, which names a folder here: a hub that sends something else is none."""
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):
+        raise HubModelError(
+            f"{endpoint} names the commit {info.sha!a:.80}, which is no commit's id"
+        )
+    return info.sha
 
 
 def _ggufs(info: ModelInfo) -> dict[str, tuple[int, str | None]]:

@@ -23,7 +23,13 @@ from qwenstack.hub.registry.commits import Message, push, start
 from qwenstack.hub.registry.manifests import Entry, Manifest, make_manifest
 from qwenstack.hub.registry.operations import Add
 from qwenstack.hub.registry.refs import create_ref
-from qwenstack.hub.registry.repos import create_repo, find_repo
+from qwenstack.hub.registry.repos import (
+    change_settings,
+    create_repo,
+    find_repo,
+    move_repo,
+    write_summary,
+)
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
 from qwenstack.hub.store.kinds import BundleError
 
@@ -289,3 +295,35 @@ def test_fsck_ends_with_1_and_names_what_is_damaged(tmp_path: Path) -> None:
     assert "corrupt-pack" in result.output
     assert content.sha256 in result.output
     hub.close()
+
+
+def test_an_update_closes_what_was_closed_since_and_shows_what_it_brought(
+    homes: tuple[Path, Path, Path],
+) -> None:
+    source, target, file = homes
+    ours, theirs = make_hub(source), make_hub(target)
+    publish(ours, "acme/base", {"a": b"one"})
+    trust = run(export_command, file, "acme/base", home=source)["fingerprint"]
+    run(import_command, file, "--trust", trust, home=target)
+    with theirs.database.begin() as connection:
+        there = find_repo(connection, "model", "acme/base")
+        assert there is not None
+        change_settings(connection, there, private=False, gated="")
+    publish(ours, "acme/base", {"a": b"two"})
+    with ours.database.begin() as connection:
+        here = find_repo(connection, "model", "acme/base")
+        assert here is not None
+        change_settings(connection, here, private=None, gated="manual")
+        write_summary(connection, here.id, '{"tags": ["license:mit"]}')
+    run(export_command, file, "acme/base", home=source)
+    run(import_command, file, "--trust", trust, home=target)
+    with theirs.database.begin() as connection:
+        there = find_repo(connection, "model", "acme/base")
+        assert there is not None
+        assert (there.private, there.gated) == (True, "manual")
+        assert there.summary == '{"tags": ["license:mit"]}'
+        move_repo(connection, there, "acme/other")
+    with pytest.raises(BundleError, match="moved here to acme/other"):
+        run(import_command, file, "--trust", trust, home=target)
+    ours.close()
+    theirs.close()

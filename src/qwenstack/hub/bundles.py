@@ -7,6 +7,7 @@ is never overwritten.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -14,17 +15,30 @@ import msgspec
 from sqlalchemy import Connection, select, update
 
 from qwenstack.core.instants import now_us
+from qwenstack.hub.errors import HubError
 from qwenstack.hub.hub import Inspector
+from qwenstack.hub.registry.copied import check_files
 from qwenstack.hub.registry.manifests import Manifest, make_manifest, read_manifest, release_digest
 from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.refs import check_ref_name, create_ref, find_ref, move_ref, short_name
-from qwenstack.hub.registry.repos import Gating, Kind, Repo, check_repo_name, create_repo, find_repo
-from qwenstack.hub.registry.revisions import HEADS, TAGS, Commit, read_commit
+from qwenstack.hub.registry.repos import (
+    Gating,
+    Kind,
+    Repo,
+    change_settings,
+    check_repo_name,
+    create_repo,
+    find_repo,
+    touch,
+    write_summary,
+)
+from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, Commit, read_commit
 from qwenstack.hub.store.kinds import BundleError
 from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import accounts, commits, manifests, refs, repos
 
 _REFUSALS_SHOWN = 5
+_OID = re.compile(r"[0-9a-f]{40}")
 
 
 class BundledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,6 +126,10 @@ def restore_repos(
     for digest, manifest in registry.manifests.items():
         if manifest != make_manifest(manifest) or release_digest(manifest) != digest:
             raise BundleError(f"manifest {digest[:64]!a} of the bundle is not what its digest says")
+        try:
+            check_files([entry.path for entry in manifest])
+        except HubError as error:
+            raise BundleError(f"manifest {digest} of the bundle: {error.message}") from error
         missing = {entry.sha256 for entry in manifest} - present
         if missing:
             raise BundleError(f"the bundle lacks content {min(missing)}")
@@ -182,9 +200,28 @@ def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Mani
         raise BundleError(f"the bundle lacks the files of a commit of {bundled.name}")
     if any(ref.commit_oid not in known for ref in bundled.refs):
         raise BundleError(f"the bundle lacks a commit of {bundled.name}")
+    if any(not _OID.fullmatch(oid) for oid in known):
+        raise BundleError(f"a commit of {bundled.name} has an id that is none")
     repo = find_repo(connection, bundled.kind, bundled.name)
+    if repo is not None and repo.name.lower() != bundled.name.lower():
+        raise BundleError(
+            f"{bundled.name} was moved here to {repo.name}, which the bundle does not name; move "
+            "it back, then import again"
+        )
     created = repo is None
     repo_id = _create(connection, bundled) if repo is None else repo.id
+    for commit in bundled.commits:
+        there = read_commit(connection, repo_id, commit.oid)
+        if there is not None and there.manifest != commit.manifest:
+            raise BundleError(f"commit {commit.oid} of {bundled.name} is here with other files")
+    if repo is not None:
+        # Closed here too, when it was closed there since. Nothing is opened: that is for people.
+        change_settings(
+            connection,
+            repo,
+            private=True if bundled.private else None,
+            gated=bundled.gated if bundled.gated and repo.gated in ("", "auto") else None,
+        )
     rows = [
         {
             **msgspec.structs.asdict(commit),
@@ -198,7 +235,19 @@ def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Mani
     needed = {entry.sha256 for commit in bundled.commits for entry in files[commit.manifest]}
     grant(connection, repo_id, sorted(needed))
     moved = [ref.name for ref in bundled.refs if _take_ref(connection, repo_id, bundled, ref)]
+    if repo is not None and HEADS + MAIN in moved:
+        write_summary(connection, repo_id, _summary(bundled))
+        touch(connection, repo_id, now_us())
     return Restored(bundled.kind, bundled.name, created, len(rows), tuple(moved))
+
+
+def _summary(bundled: BundledRepo) -> str:
+    """What lists show of it. Raises BundleError for what would break them."""
+    try:
+        msgspec.json.decode(bundled.summary, type=dict[str, object])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(f"the summary of {bundled.name} is no JSON object") from error
+    return bundled.summary
 
 
 def _create(connection: Connection, bundled: BundledRepo) -> str:
@@ -217,7 +266,7 @@ def _create(connection: Connection, bundled: BundledRepo) -> str:
         created_by=bundled.created_by,
         at_us=bundled.created_us,
     )
-    more = {"gated": bundled.gated, "summary": bundled.summary, "updated_us": now_us()}
+    more = {"gated": bundled.gated, "summary": _summary(bundled), "updated_us": now_us()}
     connection.execute(update(repos).where(repos.c.id == repo.id).values(**more))
     return repo.id
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from qwenstack.hub.accounts.directory import create_account
 from sqlalchemy import func, select
 
 from qwenstack.cli.lineage import lineage
+from qwenstack.hub.accounts.directory import create_account
 from qwenstack.hub.hub import Hub, open_hub
 from qwenstack.hub.lineage.codes import CodeMatrix
 from qwenstack.hub.lineage.fingerprint import fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 from collections.abc import Iterator
@@ -315,3 +316,50 @@ def test_sarif_validates_and_says_what_the_policy_refuses(
 
 def _messages(results: list[dict[str, dict[str, str]]]) -> list[str]:
     return [each["message"]["text"] for each in results]
+
+
+def test_a_name_that_is_no_utf_8_is_written_down(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.py")).write_text('model = "Qwen/Qwen3-8B"\n')
+    report = scan(tmp_path)
+    assert [each.place.path for each in report.findings] == ["\\xff.py"]
+    assert json.dumps(sarif(report, "1")).encode()
+
+
+def test_a_pipe_is_no_gitignore_to_wait_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".gitignore")
+    (tmp_path / "a.py").write_text('model = "Qwen/Qwen3-8B"\n')
+    assert len(scan(tmp_path).findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a*a*a*a*a*a*a*b", "a" * 250),
+        ("**/a/**/a/**/a/**/b", "a/" * 200 + "c"),
+        ("**/*a*a/**/*a*a/**/b", ("a" * 60 + "/") * 60 + "c"),
+    ],
+)
+def test_a_pattern_made_to_be_slow_ends(pattern: str, path: str) -> None:
+    name = path.rpartition("/")[2]
+    assert IgnoreRules(pattern).verdict(path, name, False) is None
+
+
+@given(
+    st.lists(st.sampled_from(["**", "*", "a*", "*a", "a*b*a", "a", "b"]), min_size=2, max_size=4),
+    st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=5),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_pattern_matches_as_one_that_tries_everything(
+    pattern: list[str], path: list[str]
+) -> None:
+    def fits(rest: list[str], names: list[str]) -> bool:
+        if not rest:
+            return not names
+        if rest[0] == "**":
+            if len(rest) == 1:
+                return bool(names)
+            return any(fits(rest[1:], names[at:]) for at in range(len(names)))
+        return bool(names) and fnmatch.fnmatchcase(names[0], rest[0]) and fits(rest[1:], names[1:])
+
+    rules = IgnoreRules("/" + "/".join(pattern))
+    assert (rules.verdict("/".join(path), path[-1], False) is True) == fits(pattern, path)

@@ -115,12 +115,12 @@ def scan(
             truncated = True
             break
     return Report(
-        root=str(root),
+        root=written(str(root)),
         files=totals[0],
         bytes_read=totals[1],
         binary=totals[2],
         findings=tuple(_answered(places, found)),
-        troubles=tuple(troubles),
+        troubles=tuple(Trouble(written(each.path), each.reason) for each in troubles),
         truncated=truncated,
     )
 
@@ -201,7 +201,7 @@ def search(paths: Sequence[str], top: str, file_bytes_max: int = FILE_BYTES_MAX)
 def places_in(candidate: Candidate, top: str, found: Index) -> Iterator[Place]:
     """The references in one file's text."""
     text = candidate.data.decode("utf-8", "replace")
-    path = candidate.path.removeprefix(top)
+    path = written(candidate.path.removeprefix(top))
     prose = path.casefold().endswith(_PROSE)
     line, counted = 1, 0
     for number, mention in enumerate(find(text, found, prose=prose)):
@@ -220,6 +220,11 @@ def places_in(candidate: Candidate, top: str, found: Index) -> Iterator[Place]:
             setting=mention.setting,
             text=excerpt.strip(),
         )
+
+
+def written(path: str) -> str:
+    """A path as it can be written down: bytes in it that are no UTF-8 as `\\xff`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _answered(places: list[Place], found: Index) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Which paths a tree's own `.gitignore` files leave out, by the rules of gitignore(5).
 
-Patterns compile to regular expressions that cannot backtrack into exponential time: runs of stars
-are one star, and a pattern has a length limit.
+Patterns compile to regular expressions that backtrack little: a tree's own patterns and names must
+not make a scan slow.
 """
 
 from __future__ import annotations
@@ -62,31 +62,48 @@ def _compile(line: str) -> tuple[re.Pattern[str], bool, bool, bool] | None:
 
 
 def _expression(text: str) -> str:
-    out: list[str] = []
+    """The pattern's expression. What stands between two `**`, and in a name between two stars, is
+    looked for leftmost first and never again: right for such patterns, and quick to fail.
+    """
+    groups: list[list[str]] = [[]]
+    for name in text.split("/"):
+        if name == "**":
+            groups.append([])
+        else:
+            groups[-1].append(_name_expression(name))
+    if len(groups) == 1:
+        return "/".join(groups[0])
+    first, *between, last = groups
+    return (
+        "".join(f"{each}/" for each in first)
+        + "".join(f"(?>(?:[^/]+/)*?{'/'.join(each)}/)" for each in between if each)
+        + ("(?:[^/]+/)*" + "/".join(last) if last else ".+")
+    )
+
+
+def _name_expression(text: str) -> str:
+    pieces = [""]
     at = 0
     while at < len(text):
-        if text.startswith("**/", at) and (at == 0 or text[at - 1] == "/"):
-            out.append("(?:[^/]+/)*")
-            at += 3
-        elif text.startswith("/**", at) and at + 3 == len(text):
-            out.append("/.+")
-            at += 3
-        elif text[at] == "*":
+        if text[at] == "*":
             while at < len(text) and text[at] == "*":
                 at += 1
-            out.append("[^/]*")
+            pieces.append("")
         elif text[at] == "?":
-            out.append("[^/]")
+            pieces[-1] += "[^/]"
             at += 1
         elif text[at] == "[" and "]" in text[at + 2 :]:
             end = text.index("]", at + 2)
             inside = text[at + 1 : end].replace("\\", "\\\\")
-            out.append("[" + ("^" + inside[1:] if inside[0] in "!^" else inside) + "]")
+            pieces[-1] += "[" + ("^" + inside[1:] if inside[0] in "!^" else inside) + "]"
             at = end + 1
         elif text[at] == "\\" and at + 1 < len(text):
-            out.append(re.escape(text[at + 1]))
+            pieces[-1] += re.escape(text[at + 1])
             at += 2
         else:
-            out.append(re.escape(text[at]))
+            pieces[-1] += re.escape(text[at])
             at += 1
-    return "".join(out)
+    if len(pieces) == 1:
+        return pieces[0]
+    first, *between, last = pieces
+    return first + "".join(f"(?>[^/]*?{each})" for each in between) + "[^/]*" + last

@@ -60,7 +60,7 @@ def walk(root: str, limits: WalkLimits, troubles: list[Trouble]) -> Iterator[lis
             troubles.append(Trouble(folder.path, error.strerror or "cannot be read"))
             continue
         rules = folder.rules
-        if limits.heed_gitignore and any(entry.name == ".gitignore" for entry in found):
+        if limits.heed_gitignore and any(each.name == ".gitignore" for each in found):
             rules = _with_rules(folder, rules)
         files: list[str] = []
         below: list[_Folder] = []
@@ -95,12 +95,16 @@ def walk(root: str, limits: WalkLimits, troubles: list[Trouble]) -> Iterator[lis
         yield files
 
 
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
 def _with_rules(
     folder: _Folder, rules: tuple[tuple[str, IgnoreRules], ...]
 ) -> tuple[tuple[str, IgnoreRules], ...]:
     try:
         path = folder.path + "/.gitignore"
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        # A pipe of that name would be waited for.
+        descriptor = os.open(path, _FLAGS)
         try:
             text = os.read(descriptor, _IGNORE_BYTES_MAX).decode("utf-8", "replace")
         finally:

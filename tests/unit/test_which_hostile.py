@@ -7,6 +7,7 @@ import os
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,3 +146,13 @@ def test_an_address_with_a_query_is_still_an_address() -> None:
 def test_a_vendors_name_at_another_server_is_not_the_vendors_model(server: str) -> None:
     answer = which(f'OpenAI(base_url="{server}"); model="qwen-plus"', files=False)
     assert (answer.layer, answer.release, answer.operator) == ("unknown", None, "unknown")
+
+
+def test_a_name_that_is_no_utf_8_gets_an_answer_that_can_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xffm")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen3", "hidden_size": 4096}')
+    for reference in (str(folder), f"{folder}/nope.gguf", "\udcff/x", "Qwen/Qwen3-8B\udcff"):
+        answer = which(reference)
+        assert msgspec.json.decode(msgspec.json.encode(answer), type=Answer) == answer
+        assert answer.governing_document.id == "unknown"

@@ -74,7 +74,8 @@ def which(
         answer = read_snippet(text, found, setting)
     if answer is None:
         answer = _of_text(text, found, setting)
-    return _with_problems(answer, tuple(problems))
+    answer = _with_problems(answer, tuple(problems))
+    return answer if _is_unicode(text) else _written(answer)
 
 
 def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
@@ -255,6 +256,28 @@ def _may_be_path(text: str) -> bool:
         or text.startswith((".", "~"))
         or text.endswith((".gguf", ".safetensors", ".json"))
     )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path's bytes that are no UTF-8
+        return False
+    return True
+
+
+def _written(answer: Answer) -> Answer:
+    """The answer as it can be written down, with what is no Unicode as `\\udcff`."""
+    import msgspec
+
+    def plain_text(value: object) -> object:
+        if isinstance(value, str):
+            return value.encode("utf-8", "backslashreplace").decode()
+        if isinstance(value, dict):
+            return {key: plain_text(each) for key, each in value.items()}
+        return [plain_text(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return msgspec.convert(plain_text(msgspec.to_builtins(answer)), Answer)
 
 
 def _with_problems(answer: Answer, problems: tuple[str, ...]) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import time
 from collections.abc import Iterable
@@ -32,11 +33,20 @@ _WORDS: dict[str, Relation | str] = {
 
 
 class Product:
-    """Answers over the zoo; each candidate is fingerprinted once, as in the hub's index."""
+    """Answers over the zoo; each candidate is fingerprinted once, as in the hub's index.
+
+    The product sees no name that means anything: models are called by a hash, and candidates
+    come in the order of those, so that neither a name nor a tie can favour a parent.
+    """
 
     def __init__(self, zoo: Path, entries: Iterable[Entry]) -> None:
         self._zoo = zoo
-        self._paths = {entry.id: zoo / entry.path for entry in entries}
+        aliases = {
+            entry.id: hashlib.sha256(entry.id.encode()).hexdigest()[:12] for entry in entries
+        }
+        self._paths = {aliases[entry.id]: zoo / entry.path for entry in entries}
+        self._aliases = aliases
+        self._names = {alias: name for name, alias in aliases.items()}
         self._library = Library([], self._open)
 
     def _open(self, name: str) -> Model:
@@ -44,10 +54,15 @@ class Product:
 
     def ask(self, entry: Entry, candidates: list[str]) -> Prediction:
         """Trace one model against `candidates`."""
-        self._library.names = candidates
+        self._library.names = sorted(self._aliases[name] for name in candidates)
         start = time.perf_counter()
-        answer = trace(self._open(entry.id), self._library)
-        return prediction(entry.id, answer, time.perf_counter() - start)
+        answer = trace(self._open(self._aliases[entry.id]), self._library)
+        said = prediction(entry.id, answer, time.perf_counter() - start)
+        return msgspec.structs.replace(
+            said,
+            parent=said.parent and self._names[said.parent],
+            parents=[self._names[alias] for alias in said.parents],
+        )
 
     @property
     def unreadable(self) -> dict[str, str]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from qwenstack.cli.groups import LazyGroup
+
+# The matrices are small: on a busy machine the threads of numpy's BLAS cost more than they give.
+# Read when numpy is first imported, which the commands below do.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _COMMANDS = {
     "show": ("qwenstack.cli.lineage_show:show", "The parent of a model, and how it was made."),

@@ -47,7 +47,7 @@ _COMMON_PROBES: Final = 6
 _PROBES: Final = 32
 LAYER_PAIRS: Final = 64
 ROLES: Final = ("k", "v", "q", "gate", "up", "o", "down")
-_ALWAYS: Final = 2  # of ROLES these many are taken in every layer, the others in every fourth …
+_ALWAYS: Final = 2  # of ROLES these many are taken in every layer, the others in every eighth …
 _DEEP: Final = 12  # … of a model with more layers than this
 _SCALE: Final = 127.0
 MISSING: Final = -128
@@ -96,7 +96,7 @@ def fingerprint(model: Model) -> Fingerprint:
     if probes is not None:
         for number, layer in enumerate(roles.layers):
             for place, role in enumerate(ROLES):
-                skipped = len(roles.layers) > _DEEP and place >= _ALWAYS and number % 4
+                skipped = len(roles.layers) > _DEEP and place >= _ALWAYS and number % 8
                 if role in layer and not skipped:
                     layers[number, place] = _layer_codes(layer, role, probes)
     return Fingerprint(

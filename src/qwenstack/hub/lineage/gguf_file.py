@@ -119,8 +119,7 @@ class _Reader:
         item = self._number("<I")
         count = self._bounded("array items", self._number("<Q"), _ARRAY_ITEMS_MAX)
         if item == _STRING:
-            for _ in range(count):
-                self._skip(self._number("<Q"))
+            self._skip_strings(count)
         elif item in _SCALARS:
             self._skip(count * struct.calcsize(_SCALARS[item]))
         else:
@@ -143,6 +142,23 @@ class _Reader:
         if size > self._source.size - self._at:
             raise EOFError
         self._at += size
+
+    def _skip_strings(self, count: int) -> None:
+        """Pass over a vocabulary: hundreds of thousands of strings, so in a plain loop."""
+        while count:
+            size = min(_WINDOW, self._source.size - self._at)
+            window = self._source.read(self._at, size).tobytes()
+            at = 0
+            while count and at + 8 <= size:
+                after = at + 8 + int.from_bytes(window[at : at + 8], "little")
+                if after > size:
+                    break
+                at = after
+                count -= 1
+            if at == 0:  # one string longer than the window, or none
+                self._skip(self._number("<Q"))
+                count -= 1
+            self._at += at
 
     def _take(self, size: int) -> bytes:
         start = self._at - self._window_at

@@ -24,7 +24,8 @@ _SIDE_MAX: Final = 128
 _COLUMNS_MAX: Final = 1024
 _LAYERS_MAX: Final = 4
 _PRUNED_MIN: Final = 0.05
-_ERROR_MAX: Final = 0.2  # standard error of the share, above which nothing is said
+_ERROR_MAX: Final = 0.1  # standard error of the share, above which nothing is said
+_REST_MIN: Final = 2e-3  # of a step's energy; a merged adapter leaves only rounding behind
 # Share of the strongest directions left out, and the least and greatest share of a descendant.
 _ASKED: Final = ((0.25, 0.88, 1.15), (_COMMON_SHARE, 0.85, 1.2))
 
@@ -76,15 +77,23 @@ def descends(model: Taken, through: Taken, origin: Taken) -> bool | None:
     chance, a descendant in both. Where the step has no remainder that could be told from noise,
     the whole step is asked for.
     """
-    shares = [
-        (_share(_steps(model, origin, through, origin, common)), low, high)
-        for common, low, high in _ASKED
-    ]
-    known = [low <= share <= high for share, low, high in shares if share is not None]
-    if known:
-        return all(known)
-    share = _share(_steps(model, origin, through, origin, 0.0))
-    return None if share is None else _ASKED[0][1] <= share <= _ASKED[0][2]
+    asked = False
+    for common, low, high in _ASKED:
+        found = _share(_steps(model, origin, through, origin, common))
+        if found is None:
+            continue
+        share, error = found
+        if error > _ERROR_MAX:
+            return None
+        if not low <= share <= high:
+            return False
+        asked = True
+    if asked:
+        return True
+    found = _share(_steps(model, origin, through, origin, 0.0))
+    if found is None or found[1] > _ERROR_MAX:
+        return None
+    return _ASKED[0][1] <= found[0] <= _ASKED[0][2]
 
 
 def order(later: Taken, earlier: Taken, origin: Taken) -> float | None:
@@ -93,8 +102,10 @@ def order(later: Taken, earlier: Taken, origin: Taken) -> float | None:
     What a model learns last is no part of what it knew, so the step between the two, without its
     strongest directions, is at right angles to the earlier one's step from the origin.
     """
-    share = _share(_steps(earlier, origin, later, earlier, _COMMON_SHARE))
-    return None if share is None else float(np.clip(1 + 2 * share, -1.0, 1.0))
+    found = _share(_steps(earlier, origin, later, earlier, _COMMON_SHARE))
+    if found is None or found[1] > 2 * _ERROR_MAX:
+        return None
+    return float(np.clip(1 + 2 * found[0], -1.0, 1.0))
 
 
 def _steps(
@@ -120,20 +131,19 @@ def _steps(
             if gone.mean() > _PRUNED_MIN:  # what was set to zero tells nothing of the rest
                 moved, rest = np.where(gone, 0, moved), np.where(gone, 0, rest)
             energy = float((rest * rest).sum())
-            if energy > 1e-6 * float((step * step).sum()) > 0:
+            if energy > (_REST_MIN if common else 0.5) * float((step * step).sum()) > 0:
                 noise = max(float((moved * moved).sum()), energy) / step.size
                 yield float((moved * rest).sum()), energy, noise / energy
 
 
-def _share(steps: Iterator[tuple[float, float, float]]) -> float | None:
-    """The median share over matrices, weighted by how exactly each one tells it."""
+def _share(steps: Iterator[tuple[float, float, float]]) -> tuple[float, float] | None:
+    """The median share over matrices, weighted by how exactly each one tells it, and its error."""
     found = np.array(list(steps))
     if not len(found):
         return None
     weights = 1.0 / found[:, 2]
-    if float(weights.sum()) ** -0.5 > _ERROR_MAX:
-        return None
-    return _weighted_median(found[:, 0] / found[:, 1], weights)
+    error = float(weights.sum()) ** -0.5
+    return _weighted_median(found[:, 0] / found[:, 1], weights), error
 
 
 def _remainder(step: Floats, common: float) -> Floats:

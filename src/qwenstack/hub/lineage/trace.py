@@ -234,10 +234,16 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
 
 def _below(tree: list[int], place: int) -> bool:
     """Whether the subject, at place 0, is an ancestor of `place`."""
+    return _is_below(tree, place, 0)
+
+
+def _is_below(tree: list[int], place: int, ancestor: int) -> bool:
     for _ in range(len(tree)):
         place = tree[place]
-        if place <= 0:
-            return place == 0
+        if place == ancestor:
+            return True
+        if place < 0:
+            return False
     return False
 
 
@@ -282,8 +288,8 @@ def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
 def _parent(family: Family, tree: list[int]) -> int:
     """The subject's parent, found from the root downwards.
 
-    At each model the subject goes on to that child of which it holds the whole step. Where the
-    root cannot be compared in place the tree's own answer stays.
+    From each model the subject goes on to the nearest of its descendants of which it holds the
+    whole step. Where the root cannot be compared in place the tree's own answer stays.
     """
     if tree[0] < 0:
         return -1
@@ -299,7 +305,7 @@ def _parent(family: Family, tree: list[int]) -> int:
         steps = [
             (family.distance(0, child), child)
             for child in range(1, len(tree))
-            if tree[child] == place
+            if _is_below(tree, child, place)
             and not _below(tree, child)
             and _passable(family, child, place)
             and family.distance(0, child) < _FARTHER_MAX * pair.distance

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from qwenstack.catalog.watch.snapshot import FileState, RepoState, Snapshot, SnapshotFolder
+from qwenstack.core.redirects import opener
 
 TIMEOUT_S: Final = 30.0
 REPOS_MAX: Final = 20_000
@@ -172,7 +173,7 @@ class _Hub:
             headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            with opener().open(request, timeout=TIMEOUT_S) as answer:
                 data = answer.read(bytes_max + 1)
                 if len(data) > bytes_max:
                     raise HubUnreadable(f"{url} answers with more than {bytes_max} bytes")

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from qwenstack.core.evidence import Evidence, Value, instant
+from qwenstack.core.redirects import opener
 
 T = TypeVar("T")
 _TIMEOUT_S: Final = 30.0
@@ -75,7 +76,7 @@ def _ask(url: str, key: str, kind: type[T]) -> T:
         raise StudioError(f"{url!r} is no HTTP address")
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        with opener().open(request, timeout=_TIMEOUT_S) as answer:
             return msgspec.json.decode(answer.read(_ANSWER_BYTES_MAX), type=kind)
     except urllib.error.HTTPError as error:
         why = "the admin key is not taken" if error.code in (401, 403) else f"HTTP {error.code}"

@@ -106,6 +106,12 @@ def test_a_card_keeps_what_it_may_say() -> None:
     assert '<a href="https://e.example/o.png"' in shown and "<details>" in shown
 
 
+@pytest.mark.parametrize("up", ["..", "%2e%2e", ".%2E", "a/%2e./.."])
+def test_a_card_leads_nowhere_above_its_own_files(up: str) -> None:
+    shown = render(f"[l]({up}/settings) ![i]({up}/b.png)", files_at="/acme/m/resolve/c")
+    assert "href=" not in shown and "src=" not in shown
+
+
 @pytest.mark.parametrize(
     "text", ["> " * 5000 + "x", "[" * 20000, "![" * 200000, "*" * 20000 + "a", "<div>" * 100000]
 )

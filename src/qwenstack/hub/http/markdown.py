@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from html import escape
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nh3
 from markdown_it import MarkdownIt
@@ -92,7 +92,8 @@ def _address(value: str, files_at: str | None, *, image: bool) -> str | None:
     if value.startswith("/") or files_at is None:
         # A path of the hub itself would let a card reach its actions.
         return None
-    if "\\" in value or any(part == ".." for part in parts.path.split("/")):
+    # Browsers take `%2e` for a dot when they look for the way up.
+    if "\\" in value or any(part == ".." for part in unquote(parts.path).split("/")):
         return None
     return f"{files_at}/{value.removeprefix('./')}"
 

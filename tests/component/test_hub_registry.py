@@ -342,3 +342,15 @@ def test_a_repo_may_be_called_like_a_route_and_one_without_a_namespace_is_not_fo
         status, headers, _ = call(served, "GET", path)
         assert (status, headers["x-error-code"]) == (404, "RepoNotFound")
         assert headers["x-request-id"].startswith("req_")
+
+
+def test_a_nul_that_postgresql_cannot_hold_is_the_callers_mistake(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with running_hub(tmp_path, database_url=postgres_url) as hub:
+        assert call(hub, "POST", "/api/repos/create", json_body={"name": "m"})[0] == 200
+        for path in ("/api/models/alice/%00x", "/api/models?search=%00", "/alice/m/resolve/%00/x"):
+            assert call(hub, "GET", path)[0] == 400
+        tag = {"tag": "t", "message": "a\0b"}
+        assert call(hub, "POST", "/api/models/alice/m/tag/main", json_body=tag)[0] == 400
+        assert "Traceback" not in hub.log()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.hub.errors import HubError
@@ -82,6 +82,12 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         )
     except TimeoutError:
         return error_response(408, "The request's body did not come in time.")
+    except DataError as error:
+        # PostgreSQL holds no NUL in a text; all that comes in is checked, but not for that.
+        _LOG.info("a value that the database cannot hold: %s", error.orig)
+        return error_response(
+            400, "A value in the request holds what no name or text can, such as a NUL character."
+        )
     except DBAPIError as error:
         if not is_gone(error):
             raise

@@ -1,29 +1,115 @@
-"""From observations to probabilities."""
+"""From observations to probabilities: how often an answer of this kind was right on the bench.
+
+`calibration.json` is fitted by `benchmarks/lineage_calibrate.py` on the bench's calibration
+families, and holds how many models and pairs each number rests on. Where all were right or all
+were wrong, Laplace's rule of succession keeps the probability below 1, as Platt's targets do in
+the logistic fits.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 from typing import Final
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
 PARAMETERS_MIN: Final = 20_000
+CLEAR_MARGIN: Final = 0.02  # how much nearer the parent is than the next, to be called clear
+_STEPS: Final = 60
+
+Values = npt.NDArray[np.float64]
+
+
+class Logistic(msgspec.Struct, frozen=True):
+    """`1 / (1 + exp(-slope (x - centre)))`, fitted on so many cases of either kind."""
+
+    slope: float
+    centre: float
+    positives: int
+    negatives: int
+
+    def __call__(self, value: float) -> float:
+        """The probability at `value`."""
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.slope * (value - self.centre)))))
+
+
+class Frequency(msgspec.Struct, frozen=True):
+    """How many of how many were right."""
+
+    right: int
+    cases: int
+
+    @property
+    def probability(self) -> float:
+        """Laplace's estimate."""
+        return (self.right + 1) / (self.cases + 2)
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """All that was fitted. `related` is of the fingerprints' affinity, `adapter` of its score."""
+
+    related: Logistic
+    adapter: Logistic
+    clear: Frequency
+    close: Frequency
+    origin: Frequency
+
+
+@functools.cache
+def calibration() -> Calibration:
+    """What the bench taught."""
+    raw = Path(__file__).with_name("calibration.json").read_bytes()
+    return msgspec.json.decode(raw, type=Calibration)
 
 
 def derived(affinity: float, kept: float) -> float:
-    """The probability that a model comes from the candidate at all."""
-    return 1 / (1 + math.exp(-(8 * (kept - 0.4) + 6 * (affinity - 0.5))))
+    """The probability that a model comes from a candidate's family at all.
+
+    `kept` is the share of matrices found in common; a fingerprint that nothing confirms counts
+    half.
+    """
+    related = calibration().related(affinity)
+    return related if kept >= 0.5 else related / 2
 
 
-def placed(distance: float, margin: float) -> float:
+def placed(margin: float) -> float:
     """The probability that the parent found is the right one of its family."""
-    return 1 / (1 + math.exp(-(2 + 8 * margin)))
+    found = calibration().clear if margin >= CLEAR_MARGIN else calibration().close
+    return found.probability
+
+
+def origin() -> float:
+    """The probability that a model with descendants alone has no parent among the candidates."""
+    return calibration().origin.probability
 
 
 def adapter(score: float, close: int, *, named: bool) -> float:
     """The probability that an adapter's base is the one chosen among `close` equals."""
-    sure = 1 / (1 + math.exp(-6 * (score - 0.6)))
+    sure = calibration().adapter(score)
     return sure if named or close == 1 else sure / close
 
 
 def adapter_apart(score: float) -> float:
     """The probability that none of the candidates is an adapter's base."""
-    return 1 / (1 + math.exp(6 * (score - 0.6)))
+    return 1 - calibration().adapter(score)
+
+
+def fit_logistic(positives: Values, negatives: Values) -> Logistic:
+    """Platt's fit with his smoothed targets, by Newton's method."""
+    x = np.concatenate([positives, negatives])
+    high, low = (len(positives) + 1) / (len(positives) + 2), 1 / (len(negatives) + 2)
+    target = np.concatenate([np.full(len(positives), high), np.full(len(negatives), low)])
+    centre = (positives.min() + negatives.max()) / 2
+    design = np.stack([x - centre, np.ones_like(x)], axis=1)
+    weights = np.array([10.0, 0.0])
+    for _ in range(_STEPS):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -60, 60)))
+        curve = design.T @ (design * np.maximum(p * (1 - p), 1e-9)[:, None]) + 1e-6 * np.eye(2)
+        step = np.linalg.solve(curve, design.T @ (target - p))
+        weights = weights + np.clip(step, -5, 5)
+    slope = float(weights[0])
+    return Logistic(slope, float(centre - weights[1] / slope), len(positives), len(negatives))

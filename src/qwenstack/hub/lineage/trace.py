@@ -205,7 +205,7 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
         pair = family.between(0, nearest)
         return Answer(
             parent=None, relation="unrelated", verdict="independent",
-            confidence=calibrate.placed(pair.distance, _margin(family, tree)),
+            confidence=calibrate.origin(),
             evidence=[
                 Evidence("descendants", f"{len(descendants)} candidates come from this model"),
                 *_evidence(pair, names[nearest]),
@@ -225,7 +225,9 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
         detail = f"{1 - how.share:.2f} of {names[one]} and {how.share:.2f} of {names[other]}"
         evidence.insert(0, Evidence(f"{how.form} merge", detail, how.left))
     confidence = calibrate.derived(affinities[parent - 1], pair.kept)
-    confidence *= calibrate.placed(pair.distance, _margin(family, tree))
+    margin = _margin(family, tree)
+    confidence *= calibrate.placed(margin)
+    evidence.append(Evidence("margin", "how much nearer than the next candidate", _round(margin)))
     return Answer(
         parent=parents[0], parents=parents, relation=relation, verdict="derived",
         confidence=confidence, evidence=evidence, descendants=descendants,

@@ -22,21 +22,11 @@ import numpy as np
 
 from benchmarks.lineage import measures, quantise, reading, training, weights
 from benchmarks.lineage.attacks import mixed
-from benchmarks.lineage.measures import Prediction
+from benchmarks.lineage.report import RealAnswer
 from benchmarks.lineage.weights import Config, Tensors
 
 STEPS = 10
 RATE = 2e-5
-
-
-class RealAnswer(msgspec.Struct, frozen=True):
-    """One question over real weights: what was asked, what is true, what was said."""
-
-    name: str
-    truth: list[str]
-    relation: str
-    said: Prediction
-    right: bool
 
 
 def config_of(file: Path) -> Config:

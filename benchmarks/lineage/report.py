@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.lineage.measures import Bin, Errors, Share
+from benchmarks.lineage.measures import Bin, Errors, Prediction, Share
 from benchmarks.lineage.truth import Tree
 
 BEGIN = "<!-- lineage benchmark: begin (written by the driver) -->"
@@ -57,6 +57,16 @@ class Zoo(msgspec.Struct, frozen=True):
     attack_error: float
 
 
+class RealAnswer(msgspec.Struct, frozen=True):
+    """One question over real weights: what was asked, what is true, what was said."""
+
+    name: str
+    truth: list[str]
+    relation: str
+    said: Prediction
+    right: bool
+
+
 class Results(msgspec.Struct, frozen=True):
     """One run."""
 
@@ -67,6 +77,7 @@ class Results(msgspec.Struct, frozen=True):
     methods: list[Method]
     command_sample: Share
     command_notes: list[str] = []
+    real: list[RealAnswer] = []
 
 
 def describe(tree: Tree) -> Zoo:
@@ -131,7 +142,30 @@ def render(results: Results) -> str:
     for method in results.methods:
         if method.relation is not None:
             parts += _product(method, results)
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_real(results.real)])
+
+
+def _real(answers: list[RealAnswer]) -> list[str]:
+    if not answers:
+        return []
+    rows = [
+        f"| {a.name} | {' or '.join(a.truth) or 'nobody'} | {a.relation} | {a.said.parent or '–'} "
+        f"| {a.said.relation} | {a.said.confidence:.2f} | {a.said.verdict} "
+        f"| {'yes' if a.right else '**no**'} | {a.said.seconds:.0f} |"
+        for a in answers
+    ]
+    head = (
+        "| model | true parent | relation | said | relation said | confidence | verdict | right "
+        "| s |\n|---|---|---|---|---|---:|---|---|---:|"
+    )
+    return [
+        "### Real weights",
+        "Qwen2.5-Coder-0.5B-Instruct as released (Q4_K_M), what was made of it here, SmolLM2 as "
+        "a stranger; candidates are the release, its values as bfloat16, the full fine-tune and "
+        "SmolLM2. The release and its values as bfloat16 are the same weights: either is right. "
+        "Seconds were taken on a machine that nine people shared.",
+        "\n".join([head, *rows]),
+    ]
 
 
 def _zoo(zoo: Zoo) -> list[str]:

@@ -31,7 +31,7 @@ from benchmarks.lineage.baselines import Awm, Baseline, HuRef, Reef, TensorCosin
 from benchmarks.lineage.families import ARCHITECTURES
 from benchmarks.lineage.manifest import Entry
 from benchmarks.lineage.measures import Prediction
-from benchmarks.lineage.report import Method, Results
+from benchmarks.lineage.report import Method, RealAnswer, Results
 from benchmarks.lineage.truth import Tree
 
 BASELINES = ("cosine", "huref", "awm", "reef")
@@ -74,9 +74,10 @@ class Scores(msgspec.Struct):
 class Bench:
     """One run over a zoo."""
 
-    def __init__(self, zoo: Path, progress: Progress) -> None:
+    def __init__(self, zoo: Path, progress: Progress, without: Sequence[str] = ()) -> None:
         self.zoo = zoo
-        self.tree = Tree(manifest.load(zoo).entries)
+        known = manifest.load(zoo).entries
+        self.tree = Tree([entry for entry in known if entry.family not in without])
         self._progress = progress
         self.folder = zoo / "scores"
         self.folder.mkdir(exist_ok=True)
@@ -375,6 +376,12 @@ def ask_by_command(
     return measures.share(hits, len(sample)), notes
 
 
+def _real(file: Path | None) -> list[RealAnswer]:
+    if file is None:
+        return []
+    return msgspec.json.decode(file.read_bytes(), type=list[RealAnswer])
+
+
 def main() -> None:
     """Run what is asked for and write the report."""
     parser = argparse.ArgumentParser(
@@ -385,6 +392,8 @@ def main() -> None:
         "--methods", default=",".join(METHODS), help="some of " + ", ".join(METHODS)
     )
     parser.add_argument("--again", default="", help="methods whose kept answers are thrown away")
+    parser.add_argument("--without", default="", help="families to leave out, joined by commas")
+    parser.add_argument("--real", type=Path, help="`real.json` of benchmarks.lineage.real")
     parser.add_argument("--parts", default=",".join(PARTS), help="what the product is asked anew")
     parser.add_argument("--docs", type=Path, help="the Markdown file to write the report into")
     parser.add_argument("--command", default="", help="the `qwenstack` program, to ask a sample")
@@ -399,7 +408,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(),
                TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bench = Bench(options.zoo.resolve(), progress)
+        bench = Bench(options.zoo.resolve(), progress, options.without.split(","))
         if not bench.split("test"):
             parser.error(f"{options.zoo}: no test models yet; build with benchmarks.lineage.zoo")
         for name in options.again.split(","):
@@ -431,6 +440,7 @@ def main() -> None:
         methods=judged,
         command_sample=sample,
         command_notes=notes,
+        real=_real(options.real),
     )
     (bench.folder / "results.json").write_bytes(
         msgspec.json.format(msgspec.json.encode(results), indent=2)

@@ -274,3 +274,13 @@ def test_one_sign_off_hides_no_other() -> None:
     assert sorted(cells) == ["approved by A", "rejected by B"]
     (result,) = document.section("benchmarks").rows
     assert set(result.cells[1].split("; ")) == {"0.75", "0.25"} and len(result.evidence) == 2
+
+
+def test_a_file_beside_the_signed_ones_is_found(tmp_path: Path) -> None:
+    data = document_json(compose("m", WHOLE))
+    (tmp_path / "dossier.json").write_bytes(data)
+    key = load_key(tmp_path.parent / "beside-key.pem")
+    (tmp_path / "dossier.sig.json").write_bytes(sign({"dossier.json": data}, key))
+    assert problems(tmp_path, public_key=public_text(key.public_key())) == []
+    (tmp_path / "dossier-final.pdf").write_bytes(b"%PDF-1.7")
+    assert problems(tmp_path) == ["'dossier-final.pdf' is not signed"]

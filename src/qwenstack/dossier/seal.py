@@ -24,6 +24,7 @@ from qwenstack.dossier.document import FORMAT, Document
 DOCUMENT_NAME: Final = "dossier.json"
 SIGNATURE_NAME: Final = "dossier.sig.json"
 _DOCUMENT_BYTES_MAX: Final = 64 * 1024 * 1024
+_OTHERS_SHOWN_MAX: Final = 20
 _CONTEXT: Final = b"qwenstack dossier v1\n"
 
 
@@ -143,6 +144,9 @@ def _signature_problems(folder: Path, public_key: str | None) -> list[str]:
             found.append(f"{name} is missing")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             found.append(f"{name} was changed")
+    # A file beside the signed ones would be read as one of them.
+    others = {path.name for path in folder.iterdir()} - {SIGNATURE_NAME, *signature.files}
+    found += [f"{name[:100]!a} is not signed" for name in sorted(others)[:_OTHERS_SHOWN_MAX]]
     return found
 
 

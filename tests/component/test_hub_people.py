@@ -478,6 +478,12 @@ def test_making_a_repo_needs_the_right_and_a_namespace_that_exists(database: Eng
         accounts.check_namespace(alice, "bob")
     with pytest.raises(Unauthorized):
         accounts.check_namespace(accounts.identify(None), "acme")
+    scopes = (tokens.parse_scope("datasets/alice=write"),)
+    secret = token_of(database, "alice", role="fineGrained", scopes=scopes)
+    for_datasets = accounts.identify(secret)
+    assert accounts.check_namespace(for_datasets, None, "dataset") == "Alice"
+    with pytest.raises(Forbidden):
+        accounts.check_namespace(for_datasets, None, "model")
 
 
 def test_people_and_lists_hold_on_postgresql(postgres_url: str) -> None:

@@ -186,6 +186,22 @@ def test_an_old_name_leads_to_the_repo_until_somebody_takes_it(hub: Hub) -> None
 
 
 @BOTH
+def test_of_moves_at_once_one_wins_and_no_old_name_is_lost(hub: Hub) -> None:
+    with hub.database.begin() as connection:
+        repo = create_repo(
+            connection, "model", "alice/a", private=False, created_by="alice", at_us=now_us()
+        )
+    with hub.database.begin() as connection:
+        move_repo(connection, repo, "alice/b")
+    with pytest.raises(Conflict, match="meanwhile"), hub.database.begin() as connection:
+        move_repo(connection, repo, "alice/c")
+    with hub.database.connect() as connection:
+        for name in ("alice/a", "alice/b"):
+            found = find_repo(connection, "model", name)
+            assert found is not None and found.id == repo.id
+
+
+@BOTH
 def test_what_a_deleted_repo_alone_had_is_no_longer_live(hub: Hub) -> None:
     kept, gone = make_repo(hub, "alice/kept"), make_repo(hub, "alice/gone")
     put(hub, kept, Add(entry("shared", b"shared")))

@@ -160,6 +160,9 @@ def create_repo(
 def move_repo(connection: Connection, repo: Repo, name: str) -> None:
     """Rename the repo; its old name leads to it from now on. Raises BadRequest, Conflict."""
     check_repo_name(name)
+    now = select(repos.c.name).where(repos.c.id == repo.id).with_for_update()
+    if connection.scalar(now) != repo.name:
+        raise Conflict(f"{repo.name} was moved or deleted meanwhile; look where it is.")
     old, new = repo_key(repo.kind, repo.name), repo_key(repo.kind, name)
     if old != new:
         _check_free(connection, new, name)

@@ -200,3 +200,26 @@ def test_the_family_tree_is_the_cheapest_of_all(count: int, seed: int) -> None:
     choices = itertools.product(range(-1, count), repeat=count)
     best = min(total(c) for c in choices if all(p != n for n, p in enumerate(c)))
     assert total(tuple(found)) == pytest.approx(best)
+
+
+def test_parts_that_do_not_fit_are_named_when_they_are_read(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    stem = "model.layers.0.mlp.up_proj"
+    tensors: dict[str, npt.NDArray[np.generic]] = {
+        f"{stem}.qweight": np.zeros((8, 32), np.int32),
+        f"{stem}.qzeros": np.zeros((1, 3), np.int32),
+        f"{stem}.scales": np.zeros((2, 32), np.float16),
+    }
+    save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(UnreadableModel, match="do not fit"):
+        open_path(tmp_path / "m.safetensors").tensors[0].rows(0, 4)
+
+
+def test_a_matrix_of_another_width_plays_no_role(tmp_path: Path) -> None:
+    tensors = models.make_model(1)
+    tensors["model.layers.1.self_attn.q_proj.weight"] = np.ones((7, 5), np.float32)
+    tensors["lm_head.weight"] = np.ones((640, 3), np.float32)
+    roles = open_path(models.write(tmp_path / "m", tensors)).roles
+    assert "q" not in roles.layers[1]
+    assert roles.head is None

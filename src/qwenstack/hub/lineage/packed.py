@@ -33,10 +33,12 @@ class Packed:
 
     def take(self, rows: Indices) -> Floats:
         """The rows of these numbers."""
-        if self.storage == "FP8":
-            return self._scaled(rows)
-        dense = _UNPACK[self.storage](self.parts, self.shape)
-        return dense[rows]
+        try:
+            if self.storage == "FP8":
+                return self._scaled(rows)
+            return _UNPACK[self.storage](self.parts, self.shape)[rows]
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise UnreadableModel(f"the packed parts of {self.name} do not fit") from error
 
     def _scaled(self, rows: Indices) -> Floats:
         values = self.parts["weight"].take(rows)

@@ -91,15 +91,23 @@ def assign_roles(tensors: list[Tensor], metadata: dict[str, object]) -> Roles:
     for number in numbers:
         layer = _layer(found.layers[number])
         layers.append(_without_ggml_order(layer, metadata))
-    if "embed" in found.top:
-        return Roles(
-            found.top["embed"],
-            found.top.get("head"),
-            found.top.get("norm"),
-            tuple(layers),
-            tuple(found.loose),
-        )
-    return infer(tensors)
+    if "embed" not in found.top:
+        return infer(tensors)
+    embed, head = found.top["embed"], found.top.get("head")
+    if head is not None and head.shape[1] != embed.shape[1]:
+        head = None
+    fitting = tuple(_fitting(layer, embed.shape[1]) for layer in layers)
+    return Roles(embed, head, found.top.get("norm"), fitting, tuple(found.loose))
+
+
+def _fitting(layer: dict[str, Tensor], hidden: int) -> dict[str, Tensor]:
+    """The layer without matrices that do not fit its residual stream, whatever they are called."""
+    return {
+        role: tensor
+        for role, tensor in layer.items()
+        if (role not in READERS or tensor.shape[1] == hidden)
+        and (role not in WRITERS or tensor.shape[0] == hidden)
+    }
 
 
 def _place(found: _Found, tensor: Tensor) -> None:

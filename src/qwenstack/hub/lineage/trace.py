@@ -68,12 +68,14 @@ def trace(model: Model, library: Library) -> Answer:
     Raises nothing for a model that cannot be decided on: the verdict is then `insufficient`, and
     the evidence says why.
     """
-    if model.adapter is not None:
-        return _adapter(model, library)
     try:
-        subject = Sampled(model, fingerprint(model))
-    except UnreadableModel as error:
+        return _adapter(model, library) if model.adapter is not None else _trace(model, library)
+    except UnreadableModel as error:  # also of a part that only the comparison reads
         return insufficient(str(error))
+
+
+def _trace(model: Model, library: Library) -> Answer:
+    subject = Sampled(model, fingerprint(model))
     if model.parameters < calibrate.PARAMETERS_MIN:
         return insufficient(f"{model.parameters} weights are too few to tell by")
     near = library.nearest(subject.print, without=model.name, count=_SCREENED)

@@ -232,3 +232,14 @@ def test_licence_file_that_nobody_knows_leaves_the_licence_unknown(tmp_path: Pat
     answer = which(tmp_path)
     assert answer.governing_document.kind is GoverningKind.UNKNOWN
     assert any("it governs" in each for each in answer.problems)
+
+
+def test_a_caches_path_does_not_name_another_models_files(tmp_path: Path) -> None:
+    folder = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    answer = which(folder)
+    assert (answer.layer, answer.release) == ("unknown", None)
+    assert answer.governing_document.id == "unknown"
+    assert "not the shape of Qwen3-8B" in answer.conflicts[0]

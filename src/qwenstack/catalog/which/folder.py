@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qwenstack.catalog.model import Status
+from qwenstack.catalog.model import Release, Status
 from qwenstack.catalog.which import hub
 from qwenstack.catalog.which.bounded import (
     TEXT_BYTES_MAX,
@@ -42,7 +42,7 @@ def read(path: Path, index: Index) -> Iterator[Reading]:
     if cached:
         reading = next(hub.read_id(cached, index), None)
         if reading is not None:
-            yield _from_cache(reading, claims)
+            yield _from_cache(reading, claims, index)
             return
     if not found:
         return
@@ -191,9 +191,35 @@ def _cached(path: Path) -> str:
     return ""
 
 
-def _from_cache(reading: Reading, claims: Claims) -> Reading:
+def _may_be(shape: Shape, release: Release, index: Index) -> bool:
+    """Whether a configuration of this shape can be the release's, as far as that is known."""
+    if not shape.hidden or not shape.layers:
+        return True
+    known = [each for each in index.catalogue.architectures if each.id == release.architecture]
+    if any((each.hidden, each.layers) != (shape.hidden, shape.layers) for each in known):
+        return False
+    return shape.is_qwen or not (release.model_type.value or "").startswith("qwen")
+
+
+def _from_cache(reading: Reading, claims: Claims, index: Index) -> Reading:
     import msgspec
 
+    shape, release = claims.shape, reading.release
+    if release is not None and not _may_be(shape, release, index):
+        return Reading(
+            kind=Kind.MODEL_FOLDER,
+            sure=Sureness.EXACT,
+            why=f"its path names {reading.subject}, its files are another model's",
+            subject=reading.subject,
+            status=Status.UNKNOWN,
+            claims=tuple(claims.said),
+            conflicts=(
+                f"the path says {reading.subject}, config.json describes {shape.describe()}, which "
+                f"is not the shape of {release.name}",
+                *claims.conflicts,
+            ),
+            problems=tuple(claims.problems),
+        )
     return msgspec.structs.replace(
         reading,
         kind=Kind.MODEL_FOLDER,

@@ -223,3 +223,25 @@ def test_a_matrix_of_another_width_plays_no_role(tmp_path: Path) -> None:
     roles = open_path(models.write(tmp_path / "m", tensors)).roles
     assert "q" not in roles.layers[1]
     assert roles.head is None
+
+
+def test_llama_queries_and_keys_come_back_from_ggml_order(tmp_path: Path) -> None:
+    import gguf
+
+    plain = models.make_model(3, layers=1)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    query = plain[name]
+    halves = query.reshape(models.HEADS, 2, models.HEAD // 2, models.HIDDEN)
+    path = tmp_path / "llama.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_head_count(models.HEADS)
+    writer.add_head_count_kv(models.KV_HEADS)
+    writer.add_tensor("token_embd.weight", plain["model.embed_tokens.weight"])
+    writer.add_tensor("blk.0.attn_q.weight", halves.swapaxes(1, 2).reshape(query.shape).copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = open_path(path).roles.layers[0]["q"]
+    assert np.array_equal(read.rows(0, len(query)), query)
+    assert np.array_equal(read.take(np.array([5, 3])), query[[5, 3]])

@@ -88,7 +88,7 @@ class Stored:
 
     def take(self, rows: Indices) -> Floats:
         """The rows of these numbers, each read where it lies."""
-        if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        if len(rows) and bool((np.diff(rows) == 1).all()):
             return self.rows(int(rows[0]), int(rows[-1]) + 1)
         width = self.row_bytes
         raw = np.empty((len(rows), width), np.uint8)

@@ -10,7 +10,7 @@ import click
 from qwenstack.cli.context import json_option, print_json
 from qwenstack.dossier.changes import compare
 from qwenstack.dossier.compose import shown
-from qwenstack.dossier.seal import problems, read_document
+from qwenstack.dossier.seal import problems, read_document, signer
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -28,12 +28,13 @@ def verify(folder: Path, public_key: str | None, as_json: bool) -> None:
     """
     found = problems(folder, public_key=public_key)
     if as_json:
-        print_json({"holds": not found, "problems": found})
+        print_json({"holds": not found, "problems": found, "public_key": signer(folder)})
     elif found:
         for problem in found:
             click.echo(problem)
     else:
         click.echo("The dossier holds: signature, files, and every conclusion from its evidence.")
+        click.echo(f"Signed with {signer(folder)}; --public-key asks for a certain one.")
     sys.exit(1 if found else 0)
 
 

@@ -121,6 +121,15 @@ def problems(folder: Path, *, public_key: str | None = None) -> list[str]:
     return found
 
 
+def signer(folder: Path) -> str | None:
+    """The public key (base64) that a folder's signature names; None where there is none."""
+    try:
+        data = (folder / SIGNATURE_NAME).read_bytes()
+        return msgspec.json.decode(data, type=Signature).public_key
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def _signature_problems(folder: Path, public_key: str | None) -> list[str]:
     try:
         data = (folder / SIGNATURE_NAME).read_bytes()

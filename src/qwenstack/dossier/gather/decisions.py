@@ -1,5 +1,7 @@
 """Evidence from people: a small, versioned file of what they decided. Shown as declared.
 
+date = 2026-11-24
+
 [[sign_offs]]
 role = "legal"
 name = "A. Counsel"
@@ -77,8 +79,10 @@ class Processing(_Wire, frozen=True):
 
 
 class Decisions(_Wire, frozen=True):
-    """The whole file."""
+    """The whole file. `date` is when it was last decided on; without it the file's own time counts,
+    which a copy changes."""
 
+    date: datetime.date | None = None
     sign_offs: tuple[SignOff, ...] = ()
     risks: tuple[RiskOwner, ...] = ()
     processing: Processing = Processing()
@@ -109,7 +113,8 @@ def from_decisions(path: Path, subject: str) -> list[Evidence]:
         raise DecisionsError(f"{path} is no TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise DecisionsError(f"{path}: {error}") from error
-    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date()
+    touched = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date()
+    written = decisions.date or touched
     digest = hashlib.sha256(data).hexdigest()
     return [
         Evidence(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -304,7 +303,8 @@ def judge_product(bench: Bench, answers: Answers) -> Method:
     """All figures of the product."""
     test = [entry for entry in bench.split("test") if entry.id in answers.closed]
     right, by_kind = measures.accuracy(test, answers.closed)
-    anyone, _ = measures.accuracy(test, answers.anyone)
+    asked = [entry for entry in test if entry.id in answers.anyone]
+    anyone, _ = measures.accuracy(asked, answers.anyone)
     strangers = [pair for pair in bench.stranger_pairs("test") if _verdicts(answers, *pair)]
     false = [f"{a} ~ {b}" for a, b in strangers if "derived" in _verdicts(answers, a, b)]
     unsaid = [a for a, b in strangers if "insufficient" in _verdicts(answers, a, b)]
@@ -369,7 +369,12 @@ def ask_by_command(
         folder = bench.zoo / "models" / entry.family
         said, trouble = ask_command(command, bench.zoo / entry.path, folder)
         parent = f"{entry.family}/{said.parent}" if said.parent else None
-        hit = parent in entry.weight_parents
+        # A copy of the parent in another form lies in the same folder: the same weights.
+        copied = bench.tree.by_id.get(parent or "")
+        copy_of = (
+            set(copied.weight_parents) if copied and copied.relation == "same_weights" else set()
+        )
+        hit = parent in entry.weight_parents or bool(copy_of & set(entry.weight_parents))
         hits += hit
         if not hit:
             notes.append(trouble or f"{entry.id}: said {parent}, is {entry.weight_parents}")
@@ -435,7 +440,9 @@ def main() -> None:
     results = Results(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.system()}, Python {platform.python_version()}, one thread",
-        command=" ".join(["python -m benchmarks.lineage.run", *sys.argv[1:]]),
+        command="python -m benchmarks.lineage.run ZOO"
+        + f" --without {options.without}" * bool(options.without)
+        + " --real WORK/real.json" * bool(options.real),
         zoo=report.describe(bench.tree),
         methods=judged,
         command_sample=sample,

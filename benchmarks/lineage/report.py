@@ -236,7 +236,7 @@ def _kinds(methods: list[Method]) -> list[str]:
 
 
 def _product(method: Method, results: Results) -> list[str]:
-    parts = [f"### {method.name}: relation, confidence, open set"]
+    parts = ["### The product in detail: relation, confidence, open set"]
     lines = []
     if method.relation is not None:
         lines.append(f"- Relation right (or accepted by the manifest): {_share(method.relation)}.")

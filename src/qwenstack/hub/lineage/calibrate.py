@@ -69,11 +69,17 @@ def calibration() -> Calibration:
 def derived(affinity: float, kept: float) -> float:
     """The probability that a model comes from a candidate's family at all.
 
-    `kept` is the share of matrices found in common; a fingerprint that nothing confirms counts
-    half.
+    By the fingerprints' affinity alone; where the comparison of the tensors themselves found most
+    of them in common (`kept`), at least by how often such an answer was right.
     """
-    related = calibration().related(affinity)
-    return related if kept >= 0.5 else related / 2
+    found = calibration()
+    related = found.related(affinity)
+    if kept < 0.5:
+        return related
+    answers = Frequency(
+        found.clear.right + found.close.right, found.clear.cases + found.close.cases
+    )
+    return max(related, answers.probability)
 
 
 def placed(margin: float) -> float:

@@ -29,6 +29,7 @@ _ROOT_COST: Final = 30.0  # dearer than any edge, so that related models make on
 _ROUNDED_MIN: Final = 0.2  # steps of the grid; rounding to the nearest errs by 0.29
 _DISGUISED: Final = 4.0
 _NEAREST: Final = 6
+_EXACT_MIN: Final = 0.2
 
 
 @dataclass
@@ -83,17 +84,18 @@ class Family:
         """
         originals = self._originals()
         leaders = sorted(set(originals))
-        tree = self._tree(leaders, None)
+        copies = {leader: originals.count(leader) - 1 for leader in leaders}
+        tree = self._tree(leaders, copies, None)
         roots = [place for place, up in zip(leaders, tree, strict=True) if up < 0]
         if len(leaders) > 2 and len(roots) == 1:
-            tree = self._tree(leaders, roots[0])
+            tree = self._tree(leaders, copies, roots[0])
         up = dict(zip(leaders, tree, strict=True))
         return [
             up[place] if originals[place] == place else originals[place]
             for place in range(len(self.members))
         ]
 
-    def _tree(self, leaders: list[int], root: int | None) -> list[int]:
+    def _tree(self, leaders: list[int], copies: dict[int, int], root: int | None) -> list[int]:
         """The parents of these members among themselves, by place."""
         costs = np.full((len(leaders), len(leaders)), np.inf)
         for c, child in enumerate(leaders):
@@ -106,17 +108,20 @@ class Family:
                     costs[leaders.index(parent), c] = self._cost(child, parent, root)
             if root is not None and root != child and self.between(child, root).related:
                 costs[leaders.index(root), c] = self._cost(child, root, root)
-        roots = np.array([_ROOT_COST + self._remoteness(place, leaders) for place in leaders])
+        roots = np.array(
+            [_ROOT_COST + self._remoteness(place, leaders, copies[place]) for place in leaders]
+        )
         return [leaders[p] if p >= 0 else -1 for p in parents_of(costs, roots)]
 
-    def _remoteness(self, place: int, leaders: list[int]) -> float:
-        """Breaks ties between roots: who is near to many is more likely the origin of all.
-
-        The first member, the one that is asked about, is the later one of two that nothing tells
-        apart.
+    def _remoteness(self, place: int, leaders: list[int], copies: int) -> float:
+        """Breaks ties between roots: of whom there are copies, or models with whole matrices
+        unchanged, is more likely the origin; of two that nothing tells apart, the one asked about
+        is the later one.
         """
-        others = [max(self.distance(place, other), 1e-5) for other in leaders if other != place]
-        return float(np.mean(np.log(others)) + 5) / 4 + 0.5 * (place == 0) if others else 0.0
+        exact = sum(
+            _equal(self.between(other, place)) > _EXACT_MIN for other in leaders if other != place
+        )
+        return 0.5 * (place == 0) - float(np.log1p(exact + copies))
 
     def _originals(self) -> list[int]:
         """Each member's original among those of the same weights: itself, mostly."""

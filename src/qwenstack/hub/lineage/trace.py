@@ -281,9 +281,9 @@ def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
     for at, one in enumerate(places):
         for other in places[at + 1 :]:
             found = mixture(vectors[0], vectors[one], vectors[other])
-            if found is None and tree[one] == tree[other] and tree[one] in vectors:
-                origin = vectors[tree[one]]
-                found = elementwise(vectors[0], origin, vectors[one], vectors[other])
+            origin = tree[0]
+            if found is None and origin in vectors and origin not in (one, other):
+                found = elementwise(vectors[0], vectors[origin], vectors[one], vectors[other])
             if found is not None and (best is None or found.left < best[2].left):
                 best = (one, other, found)
     return best

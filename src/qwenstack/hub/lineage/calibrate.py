@@ -99,11 +99,6 @@ def adapter(score: float, close: int, *, named: bool) -> float:
     return sure if named or close == 1 else sure / close
 
 
-def adapter_apart(score: float) -> float:
-    """The probability that none of the candidates is an adapter's base."""
-    return 1 - calibration().adapter(score)
-
-
 def fit_logistic(positives: Values, negatives: Values) -> Logistic:
     """Platt's fit with his smoothed targets, by Newton's method."""
     x = np.concatenate([positives, negatives])

@@ -123,11 +123,10 @@ def _adapter(model: Model, library: Library) -> Answer:
     best = fits[0]
     declared = model.adapter.base_model_name_or_path if model.adapter else None
     if best.score < adapters.RELATED_MIN:
-        return Answer(
-            parent=None, relation="unrelated", verdict="independent",
-            confidence=calibrate.adapter_apart(best.score),
-            evidence=[Evidence("nearest candidate", best.name, _round(best.score))],
-        )  # fmt: skip
+        # A short training leaves little behind: that is no sign that the base is another one.
+        return insufficient(
+            f"the adapter's weights show none of the candidates as its base; {best.name} is nearest"
+        )
     close = [fit for fit in fits if fit.score > adapters.CLOSE_SHARE * best.score]
     named = [fit for fit in close if declared and adapters.names(declared, fit.name)]
     chosen = named[0] if named else best

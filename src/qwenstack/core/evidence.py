@@ -41,6 +41,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
 
     @property
+    def text(self) -> str:
+        """The value in words, as machine-readable formats hold it."""
+        return ", ".join(self.value) if isinstance(self.value, tuple) else str(self.value)
+
+    @property
     def known(self) -> bool:
         """Whether it says anything."""
         return self.status != "unknown"

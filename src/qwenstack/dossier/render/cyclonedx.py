@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from qwenstack.core.evidence import Evidence
 from qwenstack.core.licences import licences
 from qwenstack.dossier.document import Document
 from qwenstack.dossier.render.evidence import Known
@@ -49,7 +48,7 @@ def _model(document: Document, known: Known) -> dict[str, Any]:
         "name": name or document.reference,
         "modelCard": _card(known),
         "properties": [
-            {"name": f"qwenstack:{each.claim}", "value": _text(each)} for each in document.evidence
+            {"name": f"qwenstack:{each.claim}", "value": each.text} for each in document.evidence
         ],
     }
     if group:
@@ -87,7 +86,7 @@ def _card(known: Known) -> dict[str, Any]:
     if parameters:
         card["modelParameters"] = parameters
     metrics = [
-        {"type": each.claim.removeprefix("evaluation.measured."), "value": _text(each)}
+        {"type": each.claim.removeprefix("evaluation.measured."), "value": each.text}
         for each in known.starting("evaluation.measured.")
     ]
     if metrics:
@@ -113,7 +112,3 @@ def _files(known: Known) -> list[dict[str, Any]]:
         for each in known.starting("weights.file.")
         if each.digest
     ]
-
-
-def _text(each: Evidence) -> str:
-    return ", ".join(each.value) if isinstance(each.value, tuple) else str(each.value)

@@ -28,9 +28,7 @@ class Known:
     def text(self, claim: str) -> str:
         """The value as text; empty where it is unknown."""
         each = self._first.get(claim)
-        if each is None:
-            return ""
-        return ", ".join(each.value) if isinstance(each.value, tuple) else str(each.value)
+        return each.text if each is not None else ""
 
     def digest(self, claim: str) -> str:
         """The value where it is a SHA-256, without its prefix; empty where it is none."""

@@ -25,8 +25,7 @@ def markdown(document: Document) -> str:
     lines += ["", "## Evidence", "", "| id | claim | value | source | method | observed |"]
     lines.append("|---|---|---|---|---|---|")
     for each in document.evidence:
-        value = ", ".join(each.value) if isinstance(each.value, tuple) else str(each.value)
-        cells = (each.id, each.claim, value, each.source, each.method, each.observed_at)
+        cells = (each.id, each.claim, each.text, each.source, each.method, each.observed_at)
         lines.append("| " + " | ".join(_text(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

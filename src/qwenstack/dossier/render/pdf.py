@@ -136,8 +136,7 @@ def _evidence(page: _Page, document: Document) -> None:
         for title in ("id", "claim", "value", "source", "observed"):
             head.cell(title)
         for each in document.evidence:
-            value = ", ".join(each.value) if isinstance(each.value, tuple) else str(each.value)
             line = table.row()
             source = f"{each.source} ({each.method})"
-            for cell in (each.id, each.claim, value[:600], source[:300], each.observed_at):
+            for cell in (each.id, each.claim, each.text[:600], source[:300], each.observed_at):
                 line.cell(page.say(cell))

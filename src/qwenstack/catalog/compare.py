@@ -7,14 +7,16 @@ sequence. What is not known stays unknown; nothing is estimated from a name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from qwenstack.catalog.load import Catalogue
 from qwenstack.catalog.model import Architecture, HostedModel, Release
+from qwenstack.catalog.picture import picture
 from qwenstack.catalog.which import Answer
 
 BITS: Final[dict[str, float]] = {
@@ -119,6 +121,26 @@ def memory_bytes(
     return weights + 2 * shape.layers * shape.kv_heads * shape.head_dim * _CACHE_BYTES * (
         context_tokens
     )
+
+
+def draw(candidates: Iterable[Candidate], path: Path) -> bool:
+    """Draw price against measured quality; False, and no picture, where nobody has both."""
+    points = [
+        (float(each.price_blended), each.measured.quality, each.reference)
+        for each in candidates
+        if each.price_blended is not None and each.measured.quality is not None
+    ]
+    if not points:
+        return False
+    with picture(path, 7, 5) as figure:
+        axes = figure.subplots()
+        axes.scatter([each[0] for each in points], [each[1] for each in points], color="#3182bd")
+        for price, quality, name in points:
+            axes.annotate(name, (price, quality), xytext=(6, 4), textcoords="offset points")
+        axes.set_xlabel("price per million tokens, three parts input to one part output")
+        axes.set_ylabel("measured quality")
+        axes.spines[["top", "right"]].set_visible(False)
+    return True
 
 
 def _memory(release: Release, catalogue: Catalogue, context_tokens: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -11,7 +10,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from qwenstack.catalog.compare import Candidate, Measured, candidate
+from qwenstack.catalog.compare import Candidate, Measured, candidate, draw
 from qwenstack.catalog.load import load
 from qwenstack.catalog.which import which
 from qwenstack.cli.context import json_option, print_json
@@ -61,7 +60,10 @@ def compare(
         for each in references
     ]
     if plot is not None:
-        _draw(found, plot)
+        if not draw(found, plot):
+            raise click.UsageError(
+                "nothing to draw: no candidate has both a price and a measured quality (--measured)"
+            )
         click.echo(f"Wrote {plot}.", err=True)
     if as_json:
         print_json({"memory_gib": round(gib, 1), "context_tokens": context, "candidates": found})
@@ -138,31 +140,3 @@ def _quality(each: Candidate) -> str:
 
 def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"
-
-
-def _draw(found: list[Candidate], path: Path) -> None:
-    points = [
-        (float(each.price_blended), each.measured.quality, each.reference)
-        for each in found
-        if each.price_blended is not None and each.measured.quality is not None
-    ]
-    if not points:
-        raise click.UsageError(
-            "nothing to draw: no candidate has both a price and a measured quality (--measured)"
-        )
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    mpl.rcParams.update({"svg.hashsalt": "qwenstack", "font.size": 9})
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    axes.scatter([each[0] for each in points], [each[1] for each in points], color="#3182bd")
-    for price, quality, name in points:
-        axes.annotate(name, (price, quality), xytext=(6, 4), textcoords="offset points")
-    axes.set_xlabel("price per million tokens, three parts input to one part output")
-    axes.set_ylabel("measured quality")
-    axes.spines[["top", "right"]].set_visible(False)
-    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(path, metadata=metadata)
-    pyplot.close(figure)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from qwenstack.catalog.picture import picture
 from qwenstack.catalog.watch.signals import Signals
 
 if TYPE_CHECKING:
@@ -16,19 +17,11 @@ _COLOURS = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b", "#bdbdbd")
 
 def draw(signals: Signals, path: Path) -> None:
     """Write the picture: SVG, PNG or PDF by the file's ending. The same signals, the same SVG."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    mpl.rcParams.update({"svg.hashsalt": "qwenstack", "font.size": 9, "axes.titlesize": 10})
-    figure, axes = pyplot.subplots(3, 1, figsize=(9, 10), layout="constrained")
-    _cadence(axes[0], signals)
-    _open_share(axes[1], signals)
-    _lags(axes[2], signals)
-    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(path, metadata=metadata)
-    pyplot.close(figure)
+    with picture(path, 9, 10) as figure:
+        axes = figure.subplots(3, 1)
+        _cadence(axes[0], signals)
+        _open_share(axes[1], signals)
+        _lags(axes[2], signals)
 
 
 def _cadence(axes: Axes, signals: Signals) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +38,7 @@ def push(
 ) -> None:
     """Publish FOLDER (or one file) as REPO, namespace/name; the repo is made if it is missing.
 
-    Needs the client library (pip install huggingface-hub hf-xet) and a token in HF_TOKEN.
+    Needs a token in HF_TOKEN.
 
     \b
     Examples:
@@ -124,10 +123,6 @@ def pull(
 
 
 def _api(endpoint: str) -> HfApi:
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise click.ClickException(
-            "the client library is missing: pip install huggingface-hub hf-xet"
-        )
     # Some of its calls read the address of the environment and not the object's.
     os.environ["HF_ENDPOINT"] = endpoint
     from huggingface_hub import HfApi

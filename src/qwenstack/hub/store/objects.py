@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from qwenstack.storage.durable import sync_folder
+
 _NAME = re.compile(r"[a-z0-9_]{1,48}")
 _SPOOL_PREFIX = ".new-"
 
@@ -73,7 +75,7 @@ class FolderObjects:
             os.fsync(file.fileno())
         spooled.chmod(0o444)
         spooled.replace(target)
-        _flush_folder(self._folder)
+        sync_folder(self._folder)
 
     def local(self, name: str) -> Path:
         """The object's own file; raises FileNotFoundError."""
@@ -120,11 +122,3 @@ def open_objects(url: str | None, folder: Path) -> Objects:
     from qwenstack.hub.store.s3 import open_bucket
 
     return open_bucket(url, folder / "packs-cache")
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

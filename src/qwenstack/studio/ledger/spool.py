@@ -18,6 +18,7 @@ from typing import IO, Final
 
 import msgspec
 
+from qwenstack.storage.durable import sync_folder
 from qwenstack.studio.ledger.entries import Entry
 from qwenstack.studio.ledger.writes import Forget, Post, Reverse, Settle, Write
 
@@ -65,7 +66,7 @@ class Spool:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
         self._holds = True
 
     def clear(self) -> None:
@@ -164,11 +165,3 @@ def _kept(write: Write) -> _Kept:
 
 def _lock_path(path: Path) -> Path:
     return path.with_suffix(".lock")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from qwenstack.hub.registry.manifests import Entry, Manifest
 from qwenstack.hub.registry.repos import Kind, find_repo
 from qwenstack.hub.registry.revisions import Commit, read_files
 from qwenstack.hub.store.contents import ContentStore
-from qwenstack.storage.database import open_database
+from qwenstack.storage.database import open_database, reading
 
 
 class ReleaseFiles(msgspec.Struct):
@@ -48,14 +48,14 @@ def files_of(
         def open_entry(entry: Entry) -> BinaryIO:
             return store.open(entry.sha256)
 
-        with engine.connect().execution_options(read_only=True) as connection:
+        with reading(engine) as connection:
             found = find_repo(connection, kind, reference)
             if found is None:
                 raise RepoNotFound(f"There is no file or folder {reference}, and no {kind} either.")
             commit, manifest = read_files(connection, found.id, revision)
 
         def history() -> list[licence_history.LicenceRevision]:
-            with engine.connect().execution_options(read_only=True) as connection:
+            with reading(engine) as connection:
                 return licence_history.read_revisions(connection, commit, open_entry)
 
         yield ReleaseFiles(found.name, manifest, open_entry, commit, history)

@@ -28,7 +28,7 @@ from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.kinds import BundleError, Fault
 from qwenstack.hub.store.objects import open_objects
-from qwenstack.storage.database import open_database
+from qwenstack.storage.database import open_database, reading
 from qwenstack.storage.hub_tables import repos
 
 _KEY_NAME = "bundle-key.pem"
@@ -89,7 +89,7 @@ def fsck(database: str | None, objects: str | None, home: Path | None, as_json: 
 
 def _missing_contents(store: ContentStore) -> list[Fault]:
     """Files that some commit has and the store has not."""
-    with store.database.connect().execution_options(read_only=True) as connection:
+    with reading(store.database) as connection:
         live = set(live_contents(connection))
     return [
         Fault("missing-content", f"content {sha256} of some commit is missing", None, (sha256,))
@@ -122,7 +122,7 @@ def gc(
     """
     limit_us = now_us() - parse_duration_s(older_than) * 1_000_000
     with _open_store(home, database, objects) as store:
-        with store.database.connect().execution_options(read_only=True) as connection:
+        with reading(store.database) as connection:
             live = frozenset(live_contents(connection))
         swept = store.sweep(live, older_than_us=limit_us)
         with store.database.begin() as connection:
@@ -172,7 +172,7 @@ def export_command(
         raise click.UsageError("name the repos to export, or give --all")
     signing = _read_private(key) if key is not None else _own_key(hub_folder(home) / _KEY_NAME)
     with _open_store(home, database, objects) as store:
-        with store.database.connect().execution_options(read_only=True) as connection:
+        with reading(store.database) as connection:
             chosen = _every_repo(connection) if everything else _named(connection, names)
             document, needed = bundle_repos(connection, chosen)
         with _bar("exporting", as_json) as progress, _whole_file(file) as out:

@@ -45,6 +45,7 @@ from qwenstack.hub.registry.repos import (
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, read_commit
 from qwenstack.hub.upstream import Upstream, UpstreamRevision
+from qwenstack.storage.database import reading
 
 _LICENCE_CHARS_MAX: Final = 96
 _LOCK_EVERY_S: Final = 0.1
@@ -155,7 +156,7 @@ def _above(hub: Hub) -> Path:
 
 def upstream_name(hub: Hub, upstream: Upstream, kind: Kind, name: str) -> str:
     """What the repo is called at the upstream: a copy may have been moved here, or there."""
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         repo = find_repo(connection, kind, name)
         newest = None if repo is None else newest_origin(connection, repo.id)
     return newest.upstream_name if newest and newest.endpoint == upstream.endpoint else name
@@ -188,7 +189,7 @@ def _ref(upstream: Upstream, kind: Kind, name: str, revision: str, oid: str) -> 
 
 def _local(hub: Hub, upstream: Upstream, kind: Kind, name: str, ref: str | None) -> Local:
     """What is here of the repo. Raises Conflict where a copy would overwrite what was made here."""
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         repo = find_repo(connection, kind, name)
         if repo is None:
             return Local(None, None, ())
@@ -227,7 +228,7 @@ def _unchanged(hub: Hub, local: Local, found: UpstreamRevision, ref: str | None)
     """The answer for a revision that stands here already."""
     if local.repo is None or (ref is not None and local.tip != found.oid):
         return None
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         origin = find_origin(connection, local.repo.id, found.oid)
         commit = read_commit(connection, local.repo.id, found.oid)
         if origin is None or commit is None:

@@ -20,6 +20,7 @@ from qwenstack.hub.hub import CommitListener, Describe, Hub
 from qwenstack.hub.registry.manifests import Entry, Manifest, find_entry
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo, write_summary
 from qwenstack.hub.registry.revisions import HEADS, MAIN, Commit, read_files
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import repos
 
 # A card that is longer is shown by none of the lists.
@@ -83,7 +84,7 @@ def describer(hub: Hub) -> Describe:
 
 def facts_of(hub: Hub, kind: Kind, manifest: str, files: Manifest) -> Facts:
     """The facts of a release: as they are kept, else computed now and kept."""
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         facts = read_facts(connection, manifest)
         if facts is not None:
             return facts
@@ -97,7 +98,7 @@ def summary_listener(hub: Hub) -> CommitListener:
     """Keeps `hub_repos.summary` at what the main branch says, and facts of each commit."""
 
     def listen(repo: Repo, ref: str, oid: str) -> None:
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             commit, files = read_files(connection, repo.id, oid)
         describe = describer(hub) if hub.describe is None else hub.describe
         document = describe(repo, commit, files).decode()

@@ -16,6 +16,7 @@ from qwenstack.hub.accounts.rights import HIDDEN, Action, Decision, may, may_cre
 from qwenstack.hub.accounts.tokens import Token, find_token, token_of_secret, touch_token
 from qwenstack.hub.errors import Forbidden, GatedRepo, NotFound, RepoNotFound, Unauthorized
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import access_requests
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Accounts:
         """
         if token is None:
             return self._of_session(session)
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             found = token_of_secret(connection, token)
             identity = None if found is None else identity_of(connection, found)
         if found is None or identity is None:
@@ -55,7 +56,7 @@ class Accounts:
         token_id = session_token(cookie or "", self._session_secret)
         if token_id is None:
             return nobody
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             try:
                 return identity_of(connection, find_token(connection, token_id)) or nobody
             except NotFound:
@@ -66,7 +67,7 @@ class Accounts:
         decision = may(identity, repo, action)
         if not decision.gated or identity.account is None:
             return decision
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             accepted = is_accepted(connection, repo.id, identity.account)
         return may(identity, repo, action, accepted=accepted)
 
@@ -97,7 +98,7 @@ class Accounts:
         """
         wanted = namespace or identity.name
         refuse(may_create(identity, wanted, kind))
-        with self._reading() as connection:
+        with reading(self._database) as connection:
             return find_account(connection, wanted).name
 
     def _touch(self, token: Token) -> None:
@@ -110,9 +111,6 @@ class Accounts:
         except OperationalError as error:
             # A full disk or a busy database must not refuse a reader.
             _LOG.warning("cannot note the use of token %s: %s", token.prefix, error.orig)
-
-    def _reading(self) -> Connection:
-        return self._database.connect().execution_options(read_only=True)
 
 
 def identity_of(connection: Connection, token: Token) -> Identity | None:

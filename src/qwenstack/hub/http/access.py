@@ -18,6 +18,7 @@ from qwenstack.hub.errors import RepoNotFound, Unauthorized
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo
 from qwenstack.hub.registry.revisions import PULLS
+from qwenstack.storage.database import reading
 
 # `{kind}s` in the API; a model's files have no prefix, a dataset's have `/datasets`.
 API_REPO = "/api/{kind:models|datasets}/{namespace:[^/]+}/{name:[^/]+}"
@@ -53,7 +54,7 @@ def _open(
     hub: Hub, token: str | None, cookie: str | None, kind: Kind, name: str, action: Action
 ) -> tuple[Repo, Identity]:
     identity = hub.authority.identify(token, cookie)
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         repo = find_repo(connection, kind, name)
     if repo is None:
         raise RepoNotFound(HIDDEN)

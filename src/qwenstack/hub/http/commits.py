@@ -47,6 +47,7 @@ from qwenstack.hub.registry.possession import held
 from qwenstack.hub.registry.refs import create_ref, find_ref, pull_ref
 from qwenstack.hub.registry.repos import Repo, read_repo
 from qwenstack.hub.registry.revisions import HEADS, PULLS, read_files
+from qwenstack.storage.database import reading
 
 _BATCH_BYTES = 32 * 1024 * 1024
 _LINE_OVERHEAD = 64 * 1024
@@ -132,7 +133,7 @@ class _Commits:
         digits = ref.removeprefix(PULLS)
         if not digits.isdecimal() or len(digits) > 9:
             raise RevisionNotFound(f"There is no pull request {shown(ref)}.")
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             discussion = discussions.find_discussion(connection, repo.id, int(digits))
         if not discussion.is_pull_request or discussion.status in ("merged", "closed"):
             raise Conflict(f"The pull request {digits} takes no more commits.")
@@ -248,7 +249,7 @@ class _Commits:
         known = {}
         if wanted:
             hub.store.hold(wanted)
-            with hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(hub.database) as connection:
                 known = held(connection, repo.id, wanted)
         resolved: list[Operation] = []
         for each in operations:
@@ -275,7 +276,7 @@ class _Commits:
         """The operations with copies as additions: a new name may make a file another thing."""
         if not any(isinstance(each, Copy) for each in operations):
             return operations
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
 
             @functools.cache
             def read(name: str) -> Manifest:

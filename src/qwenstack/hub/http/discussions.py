@@ -31,6 +31,7 @@ from qwenstack.hub.registry.manifests import Entry
 from qwenstack.hub.registry.refs import create_ref, pull_ref
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN, find_commit
+from qwenstack.storage.database import reading
 
 _BODY_BYTES_MAX = 512 * 1024
 _PAGES_MAX = 100_000
@@ -285,7 +286,7 @@ class _Discussions:
 
     async def _read(self, read: Callable[[Connection], _T]) -> _T:
         def act() -> _T:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 return read(connection)
 
         return await asyncio.to_thread(act)

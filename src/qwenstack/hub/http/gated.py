@@ -18,6 +18,7 @@ from qwenstack.hub.http.instants import wire_instant
 from qwenstack.hub.http.paging import cursor_of, limit_of, next_link
 from qwenstack.hub.http.people_wire import avatar
 from qwenstack.hub.hub import Hub
+from qwenstack.storage.database import reading
 
 _PAGE, _PAGE_MAX = 100, 1000
 
@@ -79,7 +80,7 @@ class _Gates:
         after = cursor_of(request, str) or ""
 
         def read() -> list[tuple[AccessRequest, Account]]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 return gates.list_requests(connection, repo, outcome, after=after, limit=limit)
 
         found = await asyncio.to_thread(read)

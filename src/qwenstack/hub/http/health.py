@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from qwenstack.hub.http.bodies import json_response
 from qwenstack.hub.hub import Hub
+from qwenstack.storage.database import reading
 
 
 def routes(hub: Hub) -> list[web.RouteDef]:
@@ -26,5 +27,5 @@ def routes(hub: Hub) -> list[web.RouteDef]:
 
 
 def _ask(hub: Hub) -> None:
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         connection.execute(text("SELECT 1"))

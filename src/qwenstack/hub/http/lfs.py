@@ -38,6 +38,7 @@ from qwenstack.hub.registry.uploads import (
     remove_parts,
 )
 from qwenstack.hub.store.contents import ContentMismatch, Expected
+from qwenstack.storage.database import reading
 
 _OBJECTS_MAX = 1000
 _PARTS_MAX = 10_000
@@ -278,7 +279,7 @@ class _Lfs:
 
     def _complete(self, grant_: Grant, wire: Completion) -> None:
         hub = self._hub
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             if held(connection, grant_.repo_id, [grant_.sha256]):
                 return
         upload = self._find(grant_)
@@ -307,7 +308,7 @@ class _Lfs:
         wire = await read_json(request, Object)
 
         def there() -> bool:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 row = held(connection, repo.id, [wire.oid]).get(wire.oid)
             return row is not None and row.size == wire.size
 
@@ -328,7 +329,7 @@ class _Lfs:
         hub = self._hub
         wanted = [each.sha256 for each in wire.files]
         hub.store.hold(wanted)
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             target = find_repo(connection, wire.target.type, wire.target.name)
             there = held(connection, repo.id, wanted)
         if target is None:
@@ -346,7 +347,7 @@ class _Lfs:
         return read_signed(self._hub.secret, _PURPOSE, request.match_info["grant"], Grant)
 
     def _find(self, grant_: Grant) -> Upload:
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             upload = find_upload(connection, grant_.upload)
         if upload is None:
             raise NotFound("This upload is over; ask the batch API again.")

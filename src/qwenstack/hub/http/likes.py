@@ -19,6 +19,7 @@ from qwenstack.hub.http.people_wire import person
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.likes import Liked
 from qwenstack.hub.registry.repos import read_repo
+from qwenstack.storage.database import reading
 
 _PAGE, _PAGE_MAX = 500, 1000
 
@@ -66,7 +67,7 @@ class _Likes:
         after = cursor_of(request, str) or ""
 
         def read() -> list[Account]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 return likes.likers(connection, repo.id, after=after, limit=limit)
 
         found = await asyncio.to_thread(read)
@@ -81,7 +82,7 @@ class _Likes:
         after = cursor_of(request, str) or ""
 
         def read() -> tuple[list[Liked], list[Liked]]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 user = find_account(connection, request.match_info["user"], "user")
                 found = likes.liked_by(connection, user.key, after=after, limit=limit)
                 seen = [

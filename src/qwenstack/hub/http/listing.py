@@ -20,6 +20,7 @@ from qwenstack.hub.hub import Hub
 from qwenstack.hub.listing import Listed, Place, Question, Sort
 from qwenstack.hub.registry.repos import Kind, Repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
+from qwenstack.storage.database import reading
 
 _PAGE_OF_FILES = 100
 
@@ -56,7 +57,7 @@ async def _list(hub: Hub, request: web.Request, kind: Kind) -> web.Response:
     after = cursor_of(request, Place)
 
     def read() -> tuple[Listed, list[dict[str, object]]]:
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             page = listing.list_repos(connection, identity, question, limit=limit, after=after)
             return page, _infos(connection, page.repos, fields, with_files=with_files)
 

@@ -20,6 +20,7 @@ from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.http.instants import wire_instant
 from qwenstack.hub.http.people_wire import avatar, organisation, person
 from qwenstack.hub.hub import Hub
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import discussions, likes, memberships, repos
 
 
@@ -54,7 +55,7 @@ class _Organisations:
         name = request.match_info["user"]
 
         def read() -> dict[str, Any]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 account = directory.find_account(connection, name, "user")
                 return _overview(connection, account, identity) | {
                     "user": account.name,
@@ -77,7 +78,7 @@ class _Organisations:
         name = request.match_info["organisation"]
 
         def read() -> dict[str, Any]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 account = directory.find_account(connection, name, "organisation")
                 return _overview(connection, account, identity) | {
                     "name": account.name,
@@ -95,7 +96,7 @@ class _Organisations:
         name = request.match_info["organisation"]
 
         def read() -> list[object]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 return [
                     msgspec.to_builtins(person(each.account)) | {"role": each.role}
                     for each in directory.members(connection, name)
@@ -131,7 +132,7 @@ class _Organisations:
         kind: AccountKind = "user" if name is None else "organisation"
 
         def read() -> None:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 directory.find_account(connection, name or request.match_info["user"], kind)
 
         await asyncio.to_thread(read)

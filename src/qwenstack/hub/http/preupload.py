@@ -24,6 +24,7 @@ from qwenstack.hub.registry.manifests import Manifest, find_entry
 from qwenstack.hub.registry.paths import check_path, shown
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import read_files
+from qwenstack.storage.database import reading
 
 _FILES_MAX = 1000
 _RULES_BYTES_MAX = 64 * 1024
@@ -75,7 +76,7 @@ class _Preupload:
 
     def _decide(self, repo: Repo, revision: str, wire: Preupload) -> list[dict[str, object]]:
         hub = self._hub
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             _, there = read_files(connection, repo.id, revision)
         attributes = wire.git_attributes
         if attributes is None:

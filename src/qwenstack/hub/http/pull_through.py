@@ -38,6 +38,7 @@ from qwenstack.hub.registry.repos import Kind, check_repo_name, find_repo
 from qwenstack.hub.registry.revisions import MAIN, find_commit
 from qwenstack.hub.upstream import Upstream
 from qwenstack.hub.upstream_settings import UpstreamSettings
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import accounts, memberships
 
 _LOG = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class _PullThrough:
     def _here(self, wanted: _Wanted, caller: Identity) -> _Here | None:
         """What is here of a revision that the upstream should be asked about; None to let it be."""
         hub = self._hub
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             if not self._allows(connection, wanted.name.partition("/")[0].lower()):
                 return None
             repo = find_repo(connection, wanted.kind, wanted.name)

@@ -27,6 +27,7 @@ from qwenstack.hub.registry.refs import (
 )
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN, PULLS, TAGS, find_commit
+from qwenstack.storage.database import reading
 
 _TAG_MESSAGE_CHARS_MAX = 10_000
 
@@ -84,7 +85,7 @@ class _Refs:
         return json_response(answer)
 
     def _refs(self, repo: Repo) -> list[Ref]:
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             return list_refs(connection, repo.id)
 
     async def create_branch(self, request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from qwenstack.hub.registry.git_objects import pointer_size
 from qwenstack.hub.registry.manifests import Entry, Manifest
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import Commit
+from qwenstack.storage.database import reading
 
 # What a summary holds beside what the repo itself says; see `Hub.describe`.
 _ISSUES_MAX = 1000
@@ -36,7 +37,7 @@ def repo_info(
     info["lastModified"] = wire_instant(commit.at_us)
     info["siblings"] = [_sibling(entry, blobs=blobs) for entry in files]
     info["usedStorage"] = sum({entry.sha256: entry.size for entry in files}.values())
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         info["downloadsAllTime"] = downloads.all_time(connection, [repo.id])[repo.id]
         info["trendingScore"] = listing.trending(connection, [repo.id]).get(repo.id, 0)
         if "childrenModelCount" in expand:

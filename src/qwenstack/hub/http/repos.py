@@ -34,6 +34,7 @@ from qwenstack.hub.registry.repos import (
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
 from qwenstack.storage.audit_log import record
+from qwenstack.storage.database import reading
 
 RepoType = Literal["model", "dataset", "space", "kernel"]
 
@@ -169,7 +170,7 @@ class _Repos:
     def _move(self, identity: Identity, kind: Kind, old: str, new: str) -> None:
         hub = self._hub
         check_repo_name(new)
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             repo = _find(find_repo(connection, kind, old), kind, old)
         hub.authority.check(identity, repo, "admin")
         namespace, _, short = new.partition("/")
@@ -217,7 +218,7 @@ class _Repos:
     def _info(
         self, repo: Repo, revision: str, *, blobs: bool, security: bool, expand: Sequence[str]
     ) -> dict[str, object]:
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             commit, files = read_files(connection, repo.id, revision)
         return repo_info(
             self._hub, repo, commit, files, blobs=blobs, security=security, expand=expand

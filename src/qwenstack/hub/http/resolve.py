@@ -22,6 +22,7 @@ from qwenstack.hub.registry.paths import shown
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import Commit, read_files
 from qwenstack.hub.store.contents import Segment
+from qwenstack.storage.database import reading
 
 # One system call sends so much; a reader slower than that in the time is let go.
 _BLOCK_BYTES = 16 * 1024 * 1024
@@ -155,7 +156,7 @@ class _Resolve:
 
     def _find(self, repo: Repo, request: web.Request) -> File:
         revision, path = request.match_info["rev"], request.match_info["path"]
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             commit, files = read_files(connection, repo.id, revision)
         entry = find_entry(files, path)
         if entry is None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from qwenstack.core.instants import now_us
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.uploads import end_upload, old_uploads, remove_parts, remove_strangers
+from qwenstack.storage.database import reading
 
 _LOG = logging.getLogger(__name__)
 _EVERY_S = 3600.0
@@ -36,7 +37,7 @@ def tidying(hub: Hub, app: web.Application) -> None:
 
 def remove_unknown(hub: Hub) -> None:
     """Remove spooled bodies, and parts of uploads that are over. Only before requests are taken."""
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         known = [each.id for each in old_uploads(connection, now_us())]
     remove_strangers(hub.uploads, known)
 

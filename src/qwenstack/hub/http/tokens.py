@@ -19,6 +19,7 @@ from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.http.people_wire import shown_token
 from qwenstack.hub.hub import Hub
 from qwenstack.storage import audit_log
+from qwenstack.storage.database import reading
 
 _LOG = logging.getLogger(__name__)
 _AUDIT_PAGE = 1000
@@ -76,7 +77,7 @@ class _Administration:
         after = request.query.get("after", "").lower()
 
         def read() -> list[directory.Account]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 return directory.list_accounts(connection, after=after)
 
         return json_response(await asyncio.to_thread(read))
@@ -115,7 +116,7 @@ class _Administration:
         account = request.query.get("account")
 
         def read() -> list[tokens.Token]:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 return tokens.list_tokens(connection, account and account.lower())
 
         return json_response([shown_token(each) for each in await asyncio.to_thread(read)])
@@ -165,7 +166,7 @@ class _Administration:
             raise BadRequest(f"after {after[:40]!r} must be the number of a line")
 
         def read() -> AuditPage:
-            with self._hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(self._hub.database) as connection:
                 lines, broken = audit_log.verify(connection)
                 found = audit_log.read_lines(connection, after=int(after), limit=_AUDIT_PAGE)
             return AuditPage(broken is None, lines, broken, found)

@@ -31,6 +31,7 @@ from qwenstack.hub.registry.manifests import (
 from qwenstack.hub.registry.paths import shown
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import Commit, find_commit, read_commit, read_files
+from qwenstack.storage.database import reading
 
 # Some clients (llama.cpp) follow no `Link`, so a page holds what nearly every repo has.
 _PAGE_MAX = 10_000
@@ -110,7 +111,7 @@ class _Trees:
         limit: int,
         expand: bool,
     ) -> tuple[list[dict[str, object]], str | None, str]:
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             commit, files = read_files(connection, repo.id, revision)
             items = list_folder(files, folder, recursive=recursive)
             if not items and folder:
@@ -133,7 +134,7 @@ class _Trees:
         return json_response(items)
 
     def _paths(self, repo: Repo, revision: str, wire: _Paths) -> list[dict[str, object]]:
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             commit, files = read_files(connection, repo.id, revision)
             items: list[_Item] = []
             for path in dict.fromkeys(each.strip("/") for each in wire.paths):
@@ -165,7 +166,7 @@ class _Trees:
     def _commits(
         self, repo: Repo, revision: str, start: int, limit: int
     ) -> tuple[list[Commit], int]:
-        with self._hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(self._hub.database) as connection:
             tip = find_commit(connection, repo.id, revision)
             oids = list(history(connection, repo.id, tip.oid))
             page = (read_commit(connection, repo.id, oid) for oid in oids[start : start + limit])

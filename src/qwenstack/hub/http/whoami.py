@@ -13,6 +13,7 @@ from qwenstack.hub.http import people_wire
 from qwenstack.hub.http.access import identify
 from qwenstack.hub.http.bodies import json_response
 from qwenstack.hub.hub import Hub
+from qwenstack.storage.database import reading
 
 
 def routes(hub: Hub) -> list[web.RouteDef]:
@@ -25,7 +26,7 @@ def routes(hub: Hub) -> list[web.RouteDef]:
             raise Unauthorized(BAD_TOKEN)
 
         def read() -> dict[str, object]:
-            with hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(hub.database) as connection:
                 account = find_account(connection, key)
                 organisations = organisations_of(connection, account.key)
             return people_wire.whoami(account, organisations, identity)

@@ -45,6 +45,7 @@ from qwenstack.hub.store.reconstruction import Reconstruction, reconstruct, seco
 from qwenstack.hub.store.shard import SHARD_BYTES_MAX, ShardError, dedupe_shard
 from qwenstack.hub.store.writing import Run
 from qwenstack.hub.store.xorb import XORB_BYTES_MAX, XorbError, chunk_header, wire_offset
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents
 
 _PREFIX = "/xet"
@@ -113,7 +114,7 @@ async def _read_token(hub: Hub, request: web.Request) -> web.Response:
         count(repo, OVER_XET, identity.account, client)
 
     def manifest() -> str:
-        with hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(hub.database) as connection:
             return find_commit(connection, repo.id, request.match_info["rev"]).manifest
 
     token = make_token(hub.secret, repo.id, "read", await asyncio.to_thread(manifest))
@@ -276,7 +277,7 @@ async def _reconstruction(hub: Hub, request: web.Request) -> Reconstruction:
 def _readable_layout(hub: Hub, manifest: str, xet_hash: str) -> Layout:
     """The content with this Xet hash, if the token's commit has it. Raises NotFound."""
     missing = NotFound(f"The commit that the token is for has no file {xet_hash}.")
-    with hub.database.connect().execution_options(read_only=True) as connection:
+    with reading(hub.database) as connection:
         try:
             files = read_manifest(connection, manifest)
         except LookupError as error:

@@ -12,7 +12,7 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.safety.findings import Finding, Scan
 from qwenstack.hub.safety.policy import Policy, default_policy
 from qwenstack.hub.safety.scanner import SCANNER, file_kind, scan
-from qwenstack.storage.database import replace_in
+from qwenstack.storage.database import reading, replace_in
 from qwenstack.storage.hub_tables import scans
 
 _REFUSALS_SHOWN_MAX: Final = 20
@@ -153,7 +153,7 @@ class SafetyInspector:
         refusals: list[str] = []
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
-            with self._database.connect().execution_options(read_only=True) as connection:
+            with reading(self._database) as connection:
                 known = read_scans(connection, batch, self._policy)
                 released = _released(connection, batch)
             new: list[tuple[_F, Scan]] = []

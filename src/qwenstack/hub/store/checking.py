@@ -11,6 +11,7 @@ from qwenstack.hub.store.objects import Listed, Objects
 from qwenstack.hub.store.packs import PackIndex, PackTable
 from qwenstack.hub.store.reading import pack_chunks, read_layout, verify_layout
 from qwenstack.hub.store.writing import Run
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents, packs, segments
 
 _NAMED_MAX = 20
@@ -24,7 +25,7 @@ def check(
     `progress` is told the bytes read and those to read: each pack once, then each content.
     """
     listed = {each.name: each for each in objects.list()}
-    with database.connect().execution_options(read_only=True) as connection:
+    with reading(database) as connection:
         columns = (packs.c.object, packs.c.hash, packs.c.bytes)
         known = {row.object: row for row in connection.execute(select(*columns))}
         sizes = dict(connection.execute(select(contents.c.sha256, contents.c.size)).all())
@@ -92,7 +93,7 @@ def _check_chunks(database: Engine, table: PackTable, index: PackIndex) -> Fault
 def _check_contents(
     database: Engine, table: PackTable, bad: set[str], sha256s: list[str]
 ) -> Iterator[tuple[str, Fault | None]]:
-    with database.connect().execution_options(read_only=True) as connection:
+    with reading(database) as connection:
         there = select(packs.c.hash)
         dangling = connection.execute(
             select(segments.c.sha256, segments.c.pack).where(segments.c.pack.not_in(there))
@@ -123,7 +124,7 @@ def _users(database: Engine, pack: str, damaged: list[int] | None = None) -> tup
     """Contents that lie in a pack, or in damaged chunks of it; at most some."""
     query = select(segments.c.sha256, segments.c.first_chunk, segments.c.end_chunk)
     found: set[str] = set()
-    with database.connect().execution_options(read_only=True) as connection:
+    with reading(database) as connection:
         for row in connection.execute(query.where(segments.c.pack == pack)):
             if damaged is None or any(row.first_chunk <= d < row.end_chunk for d in damaged):
                 found.add(row.sha256)

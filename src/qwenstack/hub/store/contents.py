@@ -44,6 +44,7 @@ from qwenstack.hub.store.reading import (
 from qwenstack.hub.store.rows import batches
 from qwenstack.hub.store.sweeping import sweep
 from qwenstack.hub.store.writing import Intake
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents
 
 __all__ = [
@@ -103,7 +104,7 @@ class ContentStore:
         """Those of `sha256s` that the store holds."""
         found: dict[str, Content] = {}
         columns = (contents.c.sha256, contents.c.size, contents.c.xet_hash, contents.c.git_oid)
-        with self.database.connect().execution_options(read_only=True) as connection:
+        with reading(self.database) as connection:
             for batch in batches(sorted(set(sha256s))):
                 query = select(*columns).where(contents.c.sha256.in_(batch))
                 found.update((row.sha256, Content(*row)) for row in connection.execute(query))

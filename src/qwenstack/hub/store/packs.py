@@ -20,6 +20,7 @@ from qwenstack.hub.store.kinds import StoreError
 from qwenstack.hub.store.merkle import HASH_BYTES, Leaf, to_text, xorb_hash
 from qwenstack.hub.store.objects import Objects
 from qwenstack.hub.store.rows import batches, insert_new, insert_one
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import chunks, packs
 
 PACK_BYTES_MAX = 64 * 1024 * 1024
@@ -164,7 +165,7 @@ class PackTable:
             found = {} if fresh else {h: self._known[h] for h in wanted & self._known.keys()}
         missing = sorted(wanted - found.keys())
         if missing:
-            with self._database.connect().execution_options(read_only=True) as connection:
+            with reading(self._database) as connection:
                 for rows in batches(missing):
                     query = select(packs.c.hash, packs.c.object, packs.c.chunks)
                     for row in connection.execute(query.where(packs.c.hash.in_(rows))):
@@ -176,7 +177,7 @@ class PackTable:
     def locate(self, digests: Sequence[bytes]) -> dict[bytes, tuple[PackIndex, int]]:
         """Where chunks are stored, of those that are."""
         places: list[tuple[bytes, str, int]] = []
-        with self._database.connect().execution_options(read_only=True) as connection:
+        with reading(self._database) as connection:
             for batch in batches(digests):
                 query = select(chunks.c.hash, chunks.c.pack, chunks.c.position)
                 places += [

@@ -15,6 +15,7 @@ from qwenstack.hub.store.kinds import Content, ContentCorrupt, ContentMissing, S
 from qwenstack.hub.store.merkle import Leaf, chunk_hash, file_hash, to_text
 from qwenstack.hub.store.packs import PackIndex, PackTable
 from qwenstack.hub.store.writing import Run, git_hash
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents, segments
 
 _BLOCK_BYTES = 1024 * 1024
@@ -54,7 +55,7 @@ def read_layout(database: Engine, sha256: str) -> Layout:
         .where(segments.c.sha256 == sha256)
         .order_by(segments.c.position)
     )
-    with database.connect().execution_options(read_only=True) as connection:
+    with reading(database) as connection:
         row = connection.execute(select(contents).where(contents.c.sha256 == sha256)).first()
         if row is None:
             raise ContentMissing(f"the store holds no content with SHA-256 {sha256}")

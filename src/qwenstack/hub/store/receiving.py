@@ -20,6 +20,7 @@ from qwenstack.hub.store.reading import pack_chunks
 from qwenstack.hub.store.shard import ShardError, ShardFile, read_shard
 from qwenstack.hub.store.writing import Run, add_content, git_hash
 from qwenstack.hub.store.xorb import XorbError, read_xorb
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents
 
 
@@ -105,7 +106,7 @@ def _check_file(store: ContentStore, file: ShardFile) -> list[Run]:
 def _describe(store: ContentStore, file: ShardFile, runs: list[Run]) -> Content:
     """The content that the runs are, its hashes from the bytes unless it is known already."""
     known = select(contents).where(contents.c.xet_hash == file.hash)
-    with store.database.connect().execution_options(read_only=True) as connection:
+    with reading(store.database) as connection:
         row = connection.execute(known).first()
     if row is not None:
         content = Content(row.sha256, row.size, row.xet_hash, row.git_oid)

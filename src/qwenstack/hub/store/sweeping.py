@@ -17,6 +17,7 @@ from qwenstack.hub.store.kinds import Swept
 from qwenstack.hub.store.objects import Objects
 from qwenstack.hub.store.packs import PackTable
 from qwenstack.hub.store.rows import batches
+from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import chunks, contents, packs, segments
 
 
@@ -40,7 +41,7 @@ def sweep(
 
 
 def _sweep_contents(database: Engine, live: frozenset[str], older_than_us: int) -> int:
-    with database.connect().execution_options(read_only=True) as connection:
+    with reading(database) as connection:
         query = select(contents.c.sha256).where(contents.c.used_us < older_than_us)
         dead = sorted(set(connection.scalars(query)) - live)
     count = 0
@@ -59,7 +60,7 @@ def _sweep_contents(database: Engine, live: frozenset[str], older_than_us: int) 
 def _sweep_packs(
     database: Engine, objects: Objects, table: PackTable, older_than_us: int
 ) -> tuple[int, int]:
-    with database.connect().execution_options(read_only=True) as connection:
+    with reading(database) as connection:
         unused = (
             packs.c.used_us < older_than_us,
             ~exists().where(segments.c.pack == packs.c.hash),
@@ -92,7 +93,7 @@ def _sweep_orphans(database: Engine, objects: Objects, older_than_us: int) -> tu
     count = freed = 0
     for batch in batches(old):
         names = [each.name for each in batch]
-        with database.connect().execution_options(read_only=True) as connection:
+        with reading(database) as connection:
             query = select(packs.c.object).where(packs.c.object.in_(names))
             known = set(connection.scalars(query))
         for each in batch:

@@ -15,6 +15,7 @@ from qwenstack.hub.gates import OUTCOMES, AccessRequest, Outcome
 from qwenstack.hub.http.access import repo_kind, repo_name
 from qwenstack.hub.http.pages.shell import DATASET_PAGE, MODEL_PAGE, Shell, go_to, repo_path
 from qwenstack.hub.registry.repos import Repo
+from qwenstack.storage.database import reading
 
 _PAGE = 100
 Listed = list[tuple[AccessRequest, Account]]
@@ -35,7 +36,7 @@ def routes(shell: Shell) -> list[web.RouteDef]:
         outcome = msgspec.convert(asked if asked in OUTCOMES else "pending", Outcome)
 
         def read() -> tuple[Repo, Listed]:
-            with shell.hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(shell.hub.database) as connection:
                 repo = find(connection, viewer, request)
                 return repo, gates.list_requests(
                     connection, repo, outcome, after=after, limit=_PAGE

@@ -13,6 +13,7 @@ from qwenstack.hub.http.access import identify
 from qwenstack.hub.http.bodies import json_response
 from qwenstack.hub.http.pages.family_svg import draw
 from qwenstack.hub.http.pages.shell import PAGE_HEADERS, Shell
+from qwenstack.storage.database import reading
 
 _LISTED_MAX = 1000
 # The style of a file that is opened by itself; it still loads and runs nothing.
@@ -29,7 +30,7 @@ def routes(shell: Shell) -> list[web.RouteDef]:
             raise Unauthorized("This hub shows nothing without a token; sign in first.")
 
         def act() -> list[Branch]:
-            with shell.hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(shell.hub.database) as connection:
                 trees = forest(read_family(connection, viewer))
             if model is None:
                 return trees

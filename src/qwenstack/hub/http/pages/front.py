@@ -17,6 +17,7 @@ from qwenstack.hub.http.pages.shell import Shell
 from qwenstack.hub.http.paging import cursor_of, cursor_text
 from qwenstack.hub.listing import Place, Question, Sort
 from qwenstack.hub.registry.repos import Kind, Repo
+from qwenstack.storage.database import reading
 
 _PAGE = 30
 _SAMPLE = 1000
@@ -82,7 +83,7 @@ async def _front(shell: Shell, request: web.Request, kind: Kind) -> web.Response
     def read() -> tuple[list[Tile], Place | None, Choices]:
         if closed:
             return [], None, Choices([], [], [])
-        with shell.hub.database.connect().execution_options(read_only=True) as connection:
+        with reading(shell.hub.database) as connection:
             found = listing.list_repos(
                 connection, viewer, _question(kind, asked), limit=_PAGE, after=after
             )

@@ -14,6 +14,7 @@ from qwenstack.hub.http.pages.front import Tile, tiles_of
 from qwenstack.hub.http.pages.shell import Shell
 from qwenstack.hub.listing import Question
 from qwenstack.hub.registry.repos import KINDS, Kind
+from qwenstack.storage.database import reading
 
 _SHOWN = 100
 
@@ -28,7 +29,7 @@ def routes(shell: Shell) -> list[web.RouteDef]:
             raise NotFound("There is no such page here, or none that you may see.")
 
         def read() -> tuple[Account, list[Member], dict[Kind, list[Tile]]]:
-            with shell.hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(shell.hub.database) as connection:
                 account = directory.find_account(connection, name)
                 if account.kind == "organisation":
                     people = directory.members(connection, account.key)

@@ -31,6 +31,7 @@ from qwenstack.hub.registry.refs import list_refs, short_name
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, Commit, read_files
 from qwenstack.hub.summaries import ReadEntry, read_card, reader
+from qwenstack.storage.database import reading
 
 _FILES_SHOWN_MAX = 500
 _REFS_SHOWN_MAX = 50
@@ -93,7 +94,7 @@ class _Releases:
         endpoint = base_url(hub, request)
 
         def read() -> Release | Repo:
-            with hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(hub.database) as connection:
                 repo = hub.authority.find(
                     connection, viewer, repo_kind(request), repo_name(request), "see"
                 )
@@ -149,7 +150,7 @@ class _Releases:
         hub = self._shell.hub
 
         def find() -> Repo:
-            with hub.database.connect().execution_options(read_only=True) as connection:
+            with reading(hub.database) as connection:
                 return hub.authority.find(
                     connection, actor, repo_kind(request), repo_name(request), "see"
                 )

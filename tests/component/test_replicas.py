@@ -97,6 +97,22 @@ async def test_after_the_first_step_no_other_replica_is_asked() -> None:
         assert sum(len(server.generations()) for server in servers) == 1
 
 
+async def test_an_answer_that_says_nothing_before_it_breaks_is_still_another_replicas() -> None:
+    async def opens_and_dies(exchange: Exchange) -> None:
+        await exchange.begin()
+        await exchange.send(text(""))
+        await asyncio.sleep(0.05)
+        exchange.drop()
+
+    async with replicas(opens_and_dies, answer) as (made, servers):
+        for _ in range(2):
+            steps = await run(made)
+            assert steps[-1].final
+            words = "".join(delta.text for step in steps for delta in step.deltas)
+            assert words == "Paris"
+        assert servers[0].generations()
+
+
 async def test_a_request_that_is_itself_at_fault_is_asked_of_no_other_replica() -> None:
     async with replicas(status(400), status(400)) as (made, servers):
         for _ in range(10):

@@ -60,9 +60,35 @@ def test_all_events_of_one_read_make_one_step() -> None:
     assert not step.final
 
 
-def test_a_read_that_brings_nothing_makes_no_step() -> None:
-    assert StreamDecoder().step([chunk(role="assistant", content="")]) is None
-    assert StreamDecoder().step([]) is None
+def test_the_beginning_of_an_answer_makes_one_empty_step() -> None:
+    decoder = StreamDecoder()
+    assert decoder.step([]) is None
+    assert decoder.step([chunk(role="assistant", content="")]) == Step()
+    assert decoder.step([chunk(role="assistant", content="")]) is None
+    assert not decoder.began
+
+
+@pytest.mark.parametrize(
+    ("fields", "stopped_by"),
+    [
+        ({"stop_reason": "END"}, "END"),
+        ({"matched_stop": "END"}, "END"),
+        ({"stop_reason": 151645}, None),
+        ({"matched_stop": 151645}, None),
+        ({"stop_reason": None}, None),
+        ({"stop_reason": {"a": [1]}}, None),
+        ({}, None),
+    ],
+)
+def test_the_stop_text_that_ended_a_choice_is_told_where_the_server_says_it(
+    fields: dict[str, Any], stopped_by: str | None
+) -> None:
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", **fields}]}
+    step = final([chunk(content="a"), json.dumps(end).encode(), usage_chunk(), DONE])
+    assert step.deltas[-1].stopped_by == stopped_by
+    builder = CompletionBuilder()
+    builder.add(step)
+    assert builder.build().choices[0].stopped_by == stopped_by
 
 
 @given(st.lists(st.integers(1, 4), max_size=10))

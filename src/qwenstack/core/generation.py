@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from qwenstack.core.tokens import TokenUsage
+from qwenstack.core.trace_context import TraceContext
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -107,6 +108,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `max_tokens` None means: as much as the deployment allows. `logprobs` None means none, 0 the
     chosen token only, k the k most likely besides. `thinking` None leaves the template's default.
+    `trace` is for an engine to pass on, where the request is traced.
     """
 
     model: str
@@ -123,6 +125,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     thinking: bool | None = None
     thinking_budget: int | None = None
+    trace: TraceContext | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -153,7 +156,10 @@ class FinishReason(enum.Enum):
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """What one choice gained. `finish` is set on a choice's last delta, once."""
+    """What one choice gained. `finish` is set on a choice's last delta, once.
+
+    `stopped_by` comes with it where the engine says which of the request's stop texts it met.
+    """
 
     index: int = 0
     text: str = ""
@@ -161,11 +167,13 @@ class Delta(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: FinishReason | None = None
+    stopped_by: str | None = None
 
 
 class Step(msgspec.Struct, frozen=True):
     """All that one read from the engine brought.
 
+    A first one that is empty says that the engine has begun to answer, and nothing yet.
     `usage` is the engine's count so far, where it keeps one. The last step of a generation has
     `final` set and always carries the exact usage; an engine that cannot give it raises instead.
     """
@@ -184,6 +192,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprob, ...]
     finish: FinishReason
+    stopped_by: str | None = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -199,6 +208,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
+    trace: TraceContext | None = None
 
 
 class EmbeddingResult(msgspec.Struct, frozen=True):
@@ -248,6 +258,7 @@ class _OpenChoice:
         self.calls: dict[int, list[str]] = {}
         self.logprobs: list[TokenLogprob] = []
         self.finish: FinishReason | None = None
+        self.stopped_by: str | None = None
 
     def add(self, delta: Delta) -> None:
         if delta.text:
@@ -261,6 +272,7 @@ class _OpenChoice:
             call[2] += piece.arguments
         self.logprobs.extend(delta.logprobs)
         self.finish = delta.finish or self.finish
+        self.stopped_by = delta.stopped_by or self.stopped_by
 
     def close(self, index: int) -> Choice:
         return Choice(
@@ -270,4 +282,5 @@ class _OpenChoice:
             tool_calls=tuple(ToolCall(*self.calls[key]) for key in sorted(self.calls)),
             logprobs=tuple(self.logprobs),
             finish=self.finish or FinishReason.STOP,
+            stopped_by=self.stopped_by,
         )

@@ -33,7 +33,7 @@ async def once_more(generate: Callable[[], AsyncGenerator[Step, None]]) -> Async
         try:
             async with aclosing(generate()) as steps:
                 async for step in steps:
-                    began = True
+                    began = began or bool(step.deltas) or step.final
                     yield step
             return
         except EngineUnavailable as error:

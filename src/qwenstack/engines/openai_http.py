@@ -16,6 +16,7 @@ import msgspec
 from yarl import URL
 
 from qwenstack.core.generation import EmbeddingRequest, EmbeddingResult, GenerationRequest, Step
+from qwenstack.core.trace_context import TraceContext
 from qwenstack.engines.interface import (
     Capabilities,
     EngineError,
@@ -178,7 +179,8 @@ class OpenAIEngine:
         wording = self._wording
         if extra is not None:
             wording = msgspec.structs.replace(wording, extra=extra)
-        exchange = await self._open(url, encode_generation(request, wording))
+        body = encode_generation(request, wording)
+        exchange = await self._open(url, body, trace=request.trace)
         response = exchange.response
         try:
             if response.status != 200:
@@ -211,7 +213,7 @@ class OpenAIEngine:
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         """Embed the inputs in one request."""
         body = encode_embeddings(request, self._wording)
-        answer = await self._call(self._server.url("/embeddings"), body)
+        answer = await self._call(self._server.url("/embeddings"), body, trace=request.trace)
         return decode_embeddings(answer, request)
 
     # --- Counting -------------------------------------------------------------------------------
@@ -354,7 +356,13 @@ class OpenAIEngine:
 
     # --- Exchanges ------------------------------------------------------------------------------
 
-    async def _open(self, url: URL, body: bytes | None, method: str = "POST") -> _Exchange:
+    async def _open(
+        self,
+        url: URL,
+        body: bytes | None,
+        method: str = "POST",
+        trace: TraceContext | None = None,
+    ) -> _Exchange:
         """Send a request and wait for the answer's headers."""
         server = self._server
         stale_possible = server.keepalive_s is not None
@@ -363,7 +371,13 @@ class OpenAIEngine:
             if session is None:
                 raise EngineUnavailable(f"{server.name} is not started")
             try:
-                response = await session.request(method, url, data=body, allow_redirects=False)
+                response = await session.request(
+                    method,
+                    url,
+                    data=body,
+                    allow_redirects=False,
+                    headers=None if trace is None else trace.headers(),
+                )
                 break
             except aiohttp.ConnectionTimeoutError as error:
                 raise EngineUnavailable(f"{server.name} gave no connection in time") from error
@@ -436,9 +450,9 @@ class OpenAIEngine:
             body = b""  # the status alone says enough
         return decode_error(exchange.response.status, body, hide=self._hidden)
 
-    async def _call(self, url: URL, body: bytes | None, method: str = "POST") -> bytes:
+    async def _call(self, url: URL, body: bytes, *, trace: TraceContext | None = None) -> bytes:
         """Exchange whole bodies."""
-        exchange = await self._open(url, body, method)
+        exchange = await self._open(url, body, trace=trace)
         try:
             if exchange.response.status != 200:
                 raise await self._refusal(exchange)

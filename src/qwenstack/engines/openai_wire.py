@@ -119,7 +119,11 @@ class WireLogprobs(msgspec.Struct, gc=False):
 
 
 class WireChoice(msgspec.Struct, gc=False):
-    """A choice of any of the four shapes: chat or text, chunk or whole."""
+    """A choice of any of the four shapes: chat or text, chunk or whole.
+
+    Which stop text ended it stands in vLLM's `stop_reason` and SGLang's `matched_stop`; a number
+    there is a token's id.
+    """
 
     index: int = 0
     delta: WireDelta | None = None
@@ -127,6 +131,8 @@ class WireChoice(msgspec.Struct, gc=False):
     text: str | None = None
     logprobs: WireLogprobs | None = None
     finish_reason: str | None = None
+    stop_reason: object = None
+    matched_stop: object = None
 
 
 class WireChunk(msgspec.Struct, gc=False):
@@ -157,6 +163,7 @@ _BROKEN_FINISH: Final = frozenset({"abort", "error"})
 class StreamDecoder:
     """Turns the event payloads of one streamed generation into `Step`s.
 
+    The first is empty where the first events say that an answer begins, and nothing of it.
     `choices` is the number of alternatives that was asked for; `hide` are strings that no error
     may repeat (the upstream's key). Feed the payloads of each network
     read to `step`; when the stream ends, `end` says whether it ended whole. `done` is set once the
@@ -169,6 +176,7 @@ class StreamDecoder:
         "_exact",
         "_finished",
         "_hide",
+        "_opened",
         "_running",
         "_usage",
         "began",
@@ -183,6 +191,7 @@ class StreamDecoder:
         self._exact = False
         self._ended: int | None = None
         self._running: dict[int, TokenUsage] = {}
+        self._opened = False
         self.began = False
         self.done = False
 
@@ -264,8 +273,9 @@ class StreamDecoder:
             self._check_whole()
             self.done = True
             return Step(tuple(deltas), self._usage, final=True)
-        if not deltas and usage is None:
+        if not deltas and usage is None and (self._opened or not chunks):
             return None
+        self._opened = True
         return Step(tuple(deltas), usage)
 
     def _take(self, choice: WireChoice, deltas: list[Delta]) -> None:
@@ -287,7 +297,10 @@ class StreamDecoder:
             if finish is not None:
                 self._finished.add(index)
                 self._ended = index
-            deltas.append(Delta(index, text or "", reasoning, calls, logprobs, finish))
+            stopped_by = choice.stop_reason or choice.matched_stop
+            if finish is None or not isinstance(stopped_by, str):
+                stopped_by = None
+            deltas.append(Delta(index, text or "", reasoning, calls, logprobs, finish, stopped_by))
 
     def _finish(self, index: int, reason: str) -> FinishReason | None:
         """The reason in our own terms; None where the choice has ended already."""

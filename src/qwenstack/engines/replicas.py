@@ -97,9 +97,10 @@ class Replicas:
                 async for step in steps:
                     if step.final:
                         replica.breaker.succeeded()
-                    elif not began:
+                    elif step.deltas and not began:
                         replica.breaker.answered()
-                    began = True
+                    # An answer that has not said anything yet may still be another's.
+                    began = began or bool(step.deltas) or step.final
                     yield step
                 return
             except EngineError as error:

@@ -67,8 +67,8 @@ class Serving:
     async def stream(self, ticket: Ticket) -> AsyncGenerator[Step, None]:
         """Run an admitted generation step by step; raises Refusal when it breaks.
 
-        The final step comes only once the bill is durable; everything before it may be sent at
-        once. Deltas that end a choice are kept back for the final step: nobody sees a whole answer
+        The first step may be empty: the engine has begun to answer. The final step comes only once
+        the bill is durable; everything before it may be sent at once. Deltas that end a choice are kept back for the final step: nobody sees a whole answer
         that is not billed. Closing this generator settles what was delivered.
         """
         delivery = _Delivery(ticket)
@@ -277,6 +277,7 @@ class _Delivery:
         self._ticket = ticket
         self._endings: list[Delta] = []
         self._last = Step()
+        self._opened = False
         # Without a running count the text itself is needed to have the engine count it.
         self._keep = not ticket.deployment.engine.capabilities.running_usage
         self.steps: list[Step] = []
@@ -293,10 +294,15 @@ class _Delivery:
             if delta.finish is not None:
                 deltas = self._without_endings(deltas)
                 break
-        return Step(deltas, step.usage) if deltas else None
+        if not deltas and (self._opened or step.final):
+            return None
+        self._opened = True
+        return Step(deltas, step.usage)
 
     def delivered(self, part: Step) -> None:
         """The consumer took it."""
+        if not part.deltas:
+            return
         self.any = True
         if part.usage is not None:
             self._ticket.usage = part.usage
@@ -314,9 +320,11 @@ class _Delivery:
             if delta.finish is None:
                 kept.append(delta)
                 continue
-            self._endings.append(Delta(index=delta.index, finish=delta.finish))
+            self._endings.append(
+                Delta(index=delta.index, finish=delta.finish, stopped_by=delta.stopped_by)
+            )
             if delta.text or delta.reasoning or delta.tool_calls or delta.logprobs:
-                kept.append(msgspec.structs.replace(delta, finish=None))
+                kept.append(msgspec.structs.replace(delta, finish=None, stopped_by=None))
         return tuple(kept)
 
 

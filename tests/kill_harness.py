@@ -320,7 +320,8 @@ async def run(
     clients = Clients(f"{server.url}/chat/completions", keys)
     try:
         for number in range(kills):
-            await asyncio.sleep(chance.uniform(0.05, 0.9))
+            # Of several workers one comes back while the others serve: that takes some time.
+            await asyncio.sleep(chance.uniform(0.05, 0.9 if workers == 1 else 2.5))
             await server.kill_some(chance)
             if sys.stderr.isatty():
                 print(f"\rkill {number + 1} of {kills}", end="", file=sys.stderr)

@@ -17,6 +17,7 @@ from qwenstack.studio.http.server import run
 from qwenstack.studio.installation import Installation
 from qwenstack.studio.observability.logs import configure_logging
 from qwenstack.studio.observability.watchers import Watchers
+from qwenstack.studio.observability.worker_counts import Place
 from qwenstack.studio.settings import Settings
 
 
@@ -27,13 +28,16 @@ async def serve_until_stopped(
     *,
     cache: Path,
     on_ready: Callable[[Installation], None],
+    place: Place | None = None,
 ) -> None:
     """Start what the settings deploy and serve it; `on_ready` is called once requests are taken.
+
+    `place` says which of several workers this is.
 
     Shows on standard error how far long steps are.
     """
     configure_logging(settings.log)
-    watchers = Watchers(settings.telemetry)
+    watchers = Watchers(settings.telemetry, place)
     with BuildingBars() as bars:
         deployments = Deployments(
             [

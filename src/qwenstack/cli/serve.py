@@ -21,6 +21,7 @@ from qwenstack.cli.running import run_event_loop, serve_until_stopped
 from qwenstack.cli.workers import Workers
 from qwenstack.studio.http.server import base_url, listen
 from qwenstack.studio.installation import Installation, exclusive, prepare
+from qwenstack.studio.observability.worker_counts import Place, folder_of
 from qwenstack.studio.settings import Settings, check
 
 
@@ -29,6 +30,7 @@ from qwenstack.studio.settings import Settings, check
 @click.option("--port", type=int, help="Port; 0 takes any. Default: server.port, 8317.")
 @click.option("--workers", type=int, help="Processes. Default: server.workers, 1.")
 @click.option("--listener", type=int, hidden=True, help="An inherited listening socket.")
+@click.option("--place", type=int, default=0, hidden=True, help="Which worker of several it is.")
 @home_option
 @json_option
 def serve(
@@ -36,6 +38,7 @@ def serve(
     port: int | None,
     workers: int | None,
     listener: int | None,
+    place: int,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -58,7 +61,9 @@ def serve(
         )
     server = settings.server
     if listener is not None:
-        _serve(settings, folder, socket.socket(fileno=listener), lambda _: None)
+        inherited = socket.socket(fileno=listener)
+        counts = folder_of(folder, inherited.getsockname()[1])
+        _serve(settings, folder, inherited, lambda _: None, Place(counts, place))
         return
     opened = listen(server.host if host is None else host, server.port if port is None else port)
     url = base_url(opened)
@@ -82,12 +87,15 @@ def _serve(
     home: Path,
     listener: socket.socket,
     ready: Callable[[Installation], None],
+    place: Place | None = None,
 ) -> None:
     # On SQLite one process alone may serve; PostgreSQL takes any number.
     shared = settings.database.url.startswith("postgres")
     with contextlib.nullcontext() if shared else exclusive(home):
         run_event_loop(
-            serve_until_stopped(settings, home, listener, cache=model_cache(home), on_ready=ready)
+            serve_until_stopped(
+                settings, home, listener, cache=model_cache(home), on_ready=ready, place=place
+            )
         )
 
 

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from qwenstack.studio.observability import worker_counts
+
 _log = logging.getLogger(__name__)
 
 _RESTART_FIRST_S = 0.5
@@ -28,6 +30,7 @@ class Workers:
         self._count = count
         self._listener = listener
         self._home = home
+        self._counts = worker_counts.folder_of(home, listener.getsockname()[1])
         self._stopping = False
         self._running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
         self._not_before: dict[int, float] = {}
@@ -37,6 +40,7 @@ class Workers:
         """Start the workers and watch over them; returns once all have ended."""
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stop)
+        worker_counts.begin(self._counts)
         while not self._stopping:
             for place in range(self._count):
                 self._watch(place)
@@ -50,6 +54,7 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        worker_counts.end(self._counts)
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -62,6 +67,7 @@ class Workers:
             if process.poll() is None:
                 return
             del self._running[place]
+            worker_counts.worker_died(worker_counts.Place(self._counts, place))
             delay_s = self._delay_s.get(place, _RESTART_FIRST_S)
             self._delay_s[place] = (
                 _RESTART_FIRST_S if now - since > _STEADY_S else min(delay_s * 2, _RESTART_MAX_S)
@@ -74,12 +80,13 @@ class Workers:
                 delay_s,
             )
         if now >= self._not_before.get(place, 0.0):
-            self._running[place] = (self._spawn(), now)
+            self._running[place] = (self._spawn(place), now)
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, place: int) -> subprocess.Popen[bytes]:
         descriptor = self._listener.fileno()
+        command = [sys.executable, "-m", "qwenstack.cli.main", "serve"]
         return subprocess.Popen(
-            [sys.executable, "-m", "qwenstack.cli.main", "serve", "--listener", str(descriptor)],
+            [*command, "--listener", str(descriptor), "--place", str(place)],
             pass_fds=(descriptor,),
             env={**os.environ, "QWENSTACK_HOME": str(self._home)},
         )

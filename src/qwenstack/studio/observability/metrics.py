@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 from collections.abc import Iterator
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -16,27 +17,37 @@ from qwenstack.core.refusals import Refusal
 from qwenstack.studio.admission.queue import Priority
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.installation import Installation
+from qwenstack.studio.observability.worker_counts import Place, count_at, sums
 from qwenstack.studio.ticket import Ticket
 
 FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 REQUEST_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 OUTPUT_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
+# How old another worker's gauges may be.
+GAUGES_EVERY_S = 1.0
 
 
 class Metrics:
     """An observer that counts. All of its labels have few values, whatever clients send.
 
     A settled request costs some microseconds: the children of each label set are looked up once.
+    With a `place`, this process is one of several workers, and a scrape shows the sum of all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None = None) -> None:
+        self._place = place
+        if place is not None:
+            count_at(place)
         # The time at which a counter began says nothing that the process's start does not, and
         # takes a line of its own for each child.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        build = Info("qwenstack_build", "The version that runs.", registry=registry)
-        build.info({"version": importlib.metadata.version("qwenstack")})
+        registry = CollectorRegistry()
+        if place is None:
+            self.registry = registry
+            ProcessCollector(registry=registry)
+            registry.register(_Build())
+        else:
+            self.registry = sums(place, _Build())
         self._requests = Counter(
             "qwenstack_requests_total",
             "Admitted requests that ended: complete, interrupted (both billed) or voided.",
@@ -98,7 +109,10 @@ class Metrics:
 
     def watch(self, installation: Installation) -> None:
         """Show an installation's state from now on: queues, journal, streams. Call it once."""
-        self.registry.register(_State(installation))
+        if self._place is None:
+            self.registry.register(_State(installation))
+        else:
+            self._sharing = asyncio.get_running_loop().create_task(_share_state(installation))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """What a scrape that accepts `accept` gets, and its content type."""
@@ -168,6 +182,17 @@ class _Served:
                 self._pace.observe(max(0, end_us - first_us) / 1e6 / (completion - 1))
 
 
+class _Build(Collector):
+    """The version that runs."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Always 1."""
+        version = importlib.metadata.version("qwenstack")
+        yield InfoMetricFamily(
+            "qwenstack_build", "The version that runs.", value={"version": version}
+        )
+
+
 class _State(Collector):
     """What an installation looks like at the moment of the scrape."""
 
@@ -191,14 +216,41 @@ class _State(Collector):
                 )
             families["slots_running"].add_metric((deployment.name,), queue.running)
             families["slots"].add_metric((deployment.name,), queue.slots)
-        for name, value in (
-            ("journal_depth", installation.journal.depth),
-            ("journal_healthy", int(installation.journal.healthy)),
-            ("open_streams", len(installation.streams)),
-            ("draining", int(installation.door.draining)),
-        ):
+        for name, value in _figures(installation).items():
             families[name].add_metric((), value)
         yield from families.values()
+
+
+def _figures(installation: Installation) -> dict[str, int]:
+    """What a process is busy with."""
+    return {
+        "journal_depth": installation.journal.depth,
+        "journal_healthy": int(installation.journal.healthy),
+        "open_streams": len(installation.streams),
+        "draining": int(installation.door.draining),
+    }
+
+
+async def _share_state(installation: Installation) -> None:
+    """Tell the other workers of this one's figures, again and again.
+
+    Several workers embed no engine, so there are no queues and slots to tell of.
+    """
+    # How the workers' figures become one: none but the unhealthy one shows that one is unhealthy.
+    modes = {"journal_healthy": "livemin", "draining": "livemax"}
+    gauges = {
+        name: Gauge(
+            f"qwenstack_{name}",
+            _families()[name].documentation,
+            registry=None,
+            multiprocess_mode=modes.get(name, "livesum"),  # type: ignore[arg-type]
+        )
+        for name in _figures(installation)
+    }
+    while True:
+        for name, value in _figures(installation).items():
+            gauges[name].set(value)
+        await asyncio.sleep(GAUGES_EVERY_S)
 
 
 def _families() -> dict[str, GaugeMetricFamily]:

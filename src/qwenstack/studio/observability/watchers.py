@@ -9,6 +9,7 @@ from qwenstack.core.refusals import Refusal
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.observability.logs import RequestLog
 from qwenstack.studio.observability.metrics import Metrics
+from qwenstack.studio.observability.worker_counts import Place
 from qwenstack.studio.observers import Observer
 from qwenstack.studio.settings import TelemetrySettings
 from qwenstack.studio.ticket import Ticket
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class Watchers:
-    """Log, metrics, and traces where an endpoint for them is configured."""
+    """Log, metrics, and traces where an endpoint for them is configured.
 
-    def __init__(self, telemetry: TelemetrySettings) -> None:
-        self.metrics = Metrics()
+    `place` is where one of several workers counts.
+    """
+
+    def __init__(self, telemetry: TelemetrySettings, place: Place | None = None) -> None:
+        self.metrics = Metrics(place)
         self._traces: Traces | None = None
         self._all: tuple[Observer, ...] = (RequestLog(), self.metrics)
         if telemetry.otlp_endpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -52,10 +53,9 @@ def cut(data: bytes, *sizes: int) -> list[bytes]:
 
 def slow_cut(data: bytes) -> list[bytes]:
     """The rule as the protocol states it, a byte at a time."""
-    table = [int(word) for word in TABLE]
     chunks, start, state = [], 0, 0
     for place, octet in enumerate(data):
-        state = ((state << 1) + table[octet]) % 2**64
+        state = ((state << 1) + TABLE[octet]) % 2**64
         size = place + 1 - start
         rare = size >= CHUNK_BYTES_MIN and state >> 48 == 0
         if rare or size == CHUNK_BYTES_MAX:
@@ -86,9 +86,25 @@ def test_a_files_hash_is_the_one_that_the_real_client_computes(
     assert to_text(file_hash(leaves_of(cut(data)))) == theirs.hash
 
 
-def test_the_vectorised_cut_is_the_byte_by_byte_one() -> None:
-    data = random_bytes(700_000, 7)
-    assert cut(data) == slow_cut(data)
+def test_the_compiled_cut_is_the_byte_by_byte_one() -> None:
+    data = random_bytes(2_200_000, 7)
+    assert cut(data) == cut(data, 1_050_000, 70_000) == slow_cut(data)
+    assert cut(bytes(300_000) + data[:9000]) == slow_cut(bytes(300_000) + data[:9000])
+
+
+def test_chunks_of_streams_in_many_threads_do_not_mix() -> None:
+    streams = [random_bytes(3_000_000, seed) for seed in range(6)]
+    with ThreadPoolExecutor(len(streams)) as pool:
+        found = list(pool.map(lambda data: cut(data, 400_000, 1_200_000), streams))
+    assert found == [cut(data) for data in streams]
+    cutters = [Cutter() for _ in streams]
+    mixed: list[list[bytes]] = [[] for _ in streams]
+    for start in range(0, 3_000_000, 1_100_000):
+        for cutter, chunks, data in zip(cutters, mixed, streams, strict=True):
+            chunks += map(bytes, cutter.feed(data[start : start + 1_100_000]))
+    for cutter, chunks in zip(cutters, mixed, strict=True):
+        chunks += map(bytes, cutter.finish())
+    assert mixed == found
 
 
 @settings(max_examples=30, deadline=None)

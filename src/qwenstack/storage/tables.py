@@ -273,3 +273,59 @@ batch_lines = Table(
     Column("body", LargeBinary),
     sqlite_with_rowid=False,
 )
+
+# More than the plan allows, until an instant. `key_id` and `model` None: of every one.
+limit_raises = Table(
+    "limit_raises",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("workspace_id", String(40), ForeignKey("workspaces.id"), nullable=False),
+    Column("key_id", String(40), ForeignKey("api_keys.id")),
+    Column("model", String(200)),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("until_us", BigInteger, nullable=False),
+    Index(None, "workspace_id"),
+)
+
+# Where alerts are sent. Of the secret that signs them, only the digest is here.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("workspace_id", String(40), ForeignKey("workspaces.id")),
+    Column("url", Text, nullable=False),
+    Column("secret_digest", String(64), nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+
+# One for each budget and period whose alert line was crossed, whichever process saw it.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("budget_id", String(40), ForeignKey("budgets.id"), primary_key=True),
+    Column("period_start_us", BigInteger, primary_key=True),
+    Column("id", String(40), nullable=False),
+    Column("raised_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What is sent to a webhook: tried again at `due_us` until it was taken or given up (`ended_us`).
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("webhook_id", String(40), nullable=False),
+    Column("message_id", String(40), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_us", BigInteger),
+    Column("ended_us", BigInteger),
+    Column("delivered", Boolean, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Index(None, "webhook_id"),
+    Index(None, "due_us"),
+)

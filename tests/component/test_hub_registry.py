@@ -231,6 +231,7 @@ def test_what_a_killed_upload_left_is_removed_and_what_goes_on_is_not(tmp_path: 
                 size=10,
                 part_bytes=5,
                 account="alice",
+                guest=False,
                 at_us=at_us,
                 uploads_max=9,
             )

@@ -11,6 +11,7 @@ _COMMANDS = {
     "serve": ("qwenstack.cli.hub_serve:serve", "Serve the hub; HF_ENDPOINT is all clients need."),
     "users": ("qwenstack.cli.hub_people:users", "People and organisations, and their roles."),
     "tokens": ("qwenstack.cli.hub_people:tokens", "Access tokens: make, list, revoke."),
+    "quota": ("qwenstack.cli.hub_quota:quota", "What an account keeps, and what it may."),
     "audit": ("qwenstack.cli.hub_people:audit", "Who administered the hub, hash-chained."),
     "push": ("qwenstack.cli.hub_transfer:push", "Publish a folder as a repo."),
     "pull": ("qwenstack.cli.hub_transfer:pull", "Fetch a repo into a folder."),

@@ -13,12 +13,14 @@ from rich.table import Table
 
 from qwenstack.cli.context import actor, home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
+from qwenstack.cli.sizes import shown_size
 from qwenstack.core.instants import from_us, to_us
 from qwenstack.hub.accounts import directory
 from qwenstack.hub.accounts import tokens as token_store
 from qwenstack.hub.accounts.directory import Account, AccountKind
 from qwenstack.hub.accounts.identity import ROLES, TOKEN_ROLES, TokenRole
 from qwenstack.hub.accounts.tokens import Token
+from qwenstack.hub.quotas import usage_of
 from qwenstack.storage import audit_log
 
 
@@ -40,7 +42,7 @@ def users() -> None:
 @home_option
 @json_option
 def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
-    """List accounts.
+    """List accounts, with what counts as theirs: see `hub quota`.
 
     \b
     Examples:
@@ -48,10 +50,21 @@ def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
     """
     with hub_connection(home, database) as connection:
         found = directory.list_accounts(connection)
+        used = {each.key: usage_of(connection, each.key) for each in found}
     if as_json:
-        print_json([_shown(each) for each in found])
+        print_json([_shown(each) | {"usage": used[each.key]} for each in found])
         return
-    table = Table("name", "kind", "full name", "e-mail", "operator", "since (UTC)")
+    table = Table(
+        "name",
+        "kind",
+        "full name",
+        "e-mail",
+        "operator",
+        "since (UTC)",
+        "repos",
+        "bytes",
+        "waiting",
+    )
     for each in found:
         table.add_row(
             each.name,
@@ -60,6 +73,9 @@ def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
             each.email or "",
             "yes" if each.operator else "",
             f"{from_us(each.created_us):%Y-%m-%d}",
+            str(used[each.key].repos),
+            shown_size(used[each.key].bytes),
+            shown_size(used[each.key].waiting_bytes),
         )
     _print(table)
 

@@ -50,6 +50,7 @@ def serve(
     upstream: str | None,
     upstream_namespaces: str | None,
     upstream_max_age: str,
+    upstream_max_bytes: str,
     operator: str,
     database: str | None,
     objects: str | None,
@@ -75,7 +76,7 @@ def serve(
     address, bound = listener.getsockname()[:2]
     reachable = "127.0.0.1" if address in ("0.0.0.0", "::") else address
     endpoint = public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{bound}"
-    pulls = upstream_settings(upstream, upstream_namespaces, upstream_max_age)
+    pulls = upstream_settings(upstream, upstream_namespaces, upstream_max_age, upstream_max_bytes)
     settings = HubSettings(public_url=public_url, upstream=pulls)
     with serving_hub(
         folder,

@@ -12,10 +12,13 @@ from rich.tree import Tree
 
 from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
+from qwenstack.cli.sizes import shown_size
 from qwenstack.hub import downloads
+from qwenstack.hub.accounts.directory import list_accounts
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.errors import RepoNotFound
 from qwenstack.hub.family import Branch, Family, forest, read_family, tree_with
+from qwenstack.hub.quotas import UPSTREAM, usage_of
 from qwenstack.hub.registry.repos import Kind, find_repo
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -24,22 +27,28 @@ _LOCAL = Identity(account="", name="local", operator=True)
 
 
 @click.command()
-@click.argument("repo")
+@click.argument("repo", required=False)
 @click.option("--kind", type=click.Choice(["model", "dataset"]), default="model")
 @click.option("--days", type=click.IntRange(1, 366), default=30, show_default=True)
 @database_option
 @home_option
 @json_option
 def stats(
-    repo: str, kind: Kind, days: int, database: str | None, home: Path | None, as_json: bool
+    repo: str | None, kind: Kind, days: int, database: str | None, home: Path | None, as_json: bool
 ) -> None:
-    """Show how often REPO was downloaded, by UTC day. docs/hub.md says what counts.
+    """Show how often REPO was downloaded, by UTC day; without REPO what each account keeps.
+
+    docs/hub.md says what counts.
 
     \b
     Examples:
+      qwenstack hub stats
       qwenstack hub stats acme/model
       qwenstack hub stats acme/set --kind dataset --days 90 --json
     """
+    if repo is None:
+        _show_kept(home, database, as_json)
+        return
     with hub_connection(home, database) as connection:
         found = find_repo(connection, kind, repo)
         if found is None:
@@ -72,6 +81,25 @@ def stats(
             table.add_row(day, f"{count:,}")
     if table.row_count:
         console.print(table)
+
+
+def _show_kept(home: Path | None, database: str | None, as_json: bool) -> None:
+    """What the hub keeps, by account, the largest first."""
+    with hub_connection(home, database) as connection:
+        names = {each.key: each.name for each in list_accounts(connection)}
+        used = {key: usage_of(connection, key) for key in (*names, UPSTREAM)}
+    names[UPSTREAM] = "(copies that were not published)"
+    ordered = sorted(used, key=lambda key: -used[key].bytes - used[key].waiting_bytes)
+    if as_json:
+        print_json([{"account": names[key], "usage": used[key]} for key in ordered])
+        return
+    table = Table("account", "repos", "bytes", "waiting", "of those for others")
+    for key in ordered:
+        each = used[key]
+        if each.repos or each.bytes or each.waiting_bytes:
+            sizes = (each.bytes, each.waiting_bytes, each.guest_bytes)
+            table.add_row(names[key], str(each.repos), *map(shown_size, sizes))
+    Console().print(table)
 
 
 @click.command()

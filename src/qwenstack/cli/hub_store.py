@@ -23,6 +23,7 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.bundles import bundle_repos, inspect_repos, restore_repos
 from qwenstack.hub.registry.live import drop_unused_manifests, live_contents
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo, read_repo
+from qwenstack.hub.registry.waiting import forget_removed
 from qwenstack.hub.safety.records import SafetyInspector
 from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
@@ -127,6 +128,7 @@ def gc(
         swept = store.sweep(live, older_than_us=limit_us)
         with store.database.begin() as connection:
             drop_unused_manifests(connection)
+            forget_removed(connection)
     if as_json:
         print_json(swept)
     else:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from qwenstack.cli.instants import parse_duration_s
+from qwenstack.cli.sizes import parse_size
 from qwenstack.hub.upstream import check_endpoint
 from qwenstack.hub.upstream_settings import TOKEN_VARIABLE, UpstreamSettings
 
@@ -16,7 +17,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def upstream_options(command: _F) -> _F:
-    """`--upstream`, `--upstream-namespaces`, `--upstream-max-age`."""
+    """`--upstream`, `--upstream-namespaces`, `--upstream-max-age`, `--upstream-max-bytes`."""
     options = (
         click.option(
             "--upstream",
@@ -38,6 +39,13 @@ def upstream_options(command: _F) -> _F:
             show_default=True,
             help="Look at a copied branch again after so long (30s, 15m, 24h, 7d).",
         ),
+        click.option(
+            "--upstream-max-bytes",
+            envvar="QWENSTACK_HUB_UPSTREAM_MAX_BYTES",
+            default="4TiB",
+            show_default=True,
+            help="Start no copy that would make all copies larger than this (500GB, 4TiB, none).",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -45,7 +53,7 @@ def upstream_options(command: _F) -> _F:
 
 
 def upstream_settings(
-    endpoint: str | None, namespaces: str | None, max_age: str
+    endpoint: str | None, namespaces: str | None, max_age: str, max_bytes: str
 ) -> UpstreamSettings | None:
     """What the options say; None without an upstream. Raises BadRequest, a usage error."""
     if not endpoint:
@@ -55,5 +63,6 @@ def upstream_settings(
         endpoint=check_endpoint(endpoint),
         namespaces=listed or None,
         max_age_s=float(parse_duration_s(max_age)),
+        all_bytes_max=parse_size(max_bytes),
         token=os.environ.get(TOKEN_VARIABLE) or None,
     )

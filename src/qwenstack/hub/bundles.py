@@ -233,7 +233,7 @@ def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Mani
     ]
     insert_new(connection, commits, rows)
     needed = {entry.sha256 for commit in bundled.commits for entry in files[commit.manifest]}
-    grant(connection, repo_id, sorted(needed))
+    grant(connection, repo_id, sorted(needed), published=True)
     moved = [ref.name for ref in bundled.refs if _take_ref(connection, repo_id, bundled, ref)]
     if repo is not None and HEADS + MAIN in moved:
         write_summary(connection, repo_id, _summary(bundled))

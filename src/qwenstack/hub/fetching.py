@@ -17,10 +17,12 @@ import msgspec
 
 from qwenstack.hub.errors import NoSpace, TooLarge
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import UPSTREAM
 from qwenstack.hub.registry.git_objects import blob_oid, lfs_pointer
 from qwenstack.hub.registry.manifests import Entry, Manifest, make_manifest
 from qwenstack.hub.registry.paths import shown
 from qwenstack.hub.registry.repos import Kind
+from qwenstack.hub.registry.waiting import keep_waiting
 from qwenstack.hub.store.kinds import Content, ContentMismatch, Expected
 from qwenstack.hub.store.objects import FolderObjects
 from qwenstack.hub.upstream import Upstream, UpstreamAway, UpstreamFile, UpstreamRevision
@@ -206,6 +208,9 @@ class Fetching:
         lines = [msgspec.json.encode(_Noted(file.stated, content)) for file, content in stored]
         with self._journal.open("ab") as journal:
             journal.write(b"\n" + b"\n".join(lines) + b"\n")
+        with self._hub.database.begin() as connection:
+            sizes = {content.sha256: content.size for _, content in stored}
+            keep_waiting(connection, UPSTREAM, sizes, guest=False)
 
 
 def _entry(file: UpstreamFile, content: Content) -> Entry:

@@ -29,7 +29,7 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import may
 from qwenstack.hub.errors import BadRequest
-from qwenstack.hub.registry.repos import Kind, Repo
+from qwenstack.hub.registry.repos import Kind, Repo, in_namespace
 from qwenstack.storage.hub_tables import likes, repos
 from qwenstack.storage.rows import read_row
 
@@ -255,7 +255,7 @@ def _where(statement: Select[Any], identity: Identity, question: Question) -> Se
             func.lower(repos.c.name).like(f"%{_escaped(term.lower())}%", escape="\\")
         )
     if question.author is not None:
-        statement = statement.where(_in_namespace(question.kind, question.author.lower()))
+        statement = statement.where(in_namespace(question.author, question.kind))
     for words in _named(question):
         # What Python decides in the end; the text of the summary tells most others apart before.
         statement = statement.where(repos.c.summary.ilike(f"%{_escaped(words)}%", escape="\\"))
@@ -263,13 +263,9 @@ def _where(statement: Select[Any], identity: Identity, question: Question) -> Se
         statement = statement.where((repos.c.gated != "") == question.gated)
     if not identity.operator:
         own = [each for each in (identity.account, *identity.organisations) if each]
-        visible = [_in_namespace(question.kind, each) for each in own]
+        visible = [in_namespace(each, question.kind) for each in own]
         statement = statement.where(or_(repos.c.private.is_(False), *visible))
     return statement
-
-
-def _in_namespace(kind: Kind, namespace: str) -> ColumnElement[bool]:
-    return repos.c.key.like(f"{kind}:{_escaped(namespace)}/%", escape="\\")
 
 
 def _value(sort: Sort) -> ColumnElement[int]:

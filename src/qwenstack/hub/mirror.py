@@ -28,7 +28,14 @@ from qwenstack.hub.errors import Conflict, NotFound, Refused, RepoNotFound, Revi
 from qwenstack.hub.facts import LicenceFacts, read_licence
 from qwenstack.hub.fetching import CopyProgress, Fetching
 from qwenstack.hub.hub import Hub
-from qwenstack.hub.origins import Origin, find_origin, newest_origin, write_origin
+from qwenstack.hub.origins import (
+    Origin,
+    copied_bytes,
+    find_origin,
+    newest_origin,
+    write_origin,
+)
+from qwenstack.hub.quotas import UPSTREAM, QuotaExceeded, check_repos, within_quota
 from qwenstack.hub.registry.commits import Message
 from qwenstack.hub.registry.copied import check_files, put_ref, take_commit
 from qwenstack.hub.registry.manifests import Manifest, read_manifest
@@ -44,6 +51,7 @@ from qwenstack.hub.registry.repos import (
     read_repo,
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, read_commit
+from qwenstack.hub.registry.waiting import waiting_of
 from qwenstack.hub.upstream import Upstream, UpstreamRevision
 from qwenstack.storage.database import reading
 
@@ -60,6 +68,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     look_s: float = 10.0
     copy_s: float = 7 * 86400.0
     bytes_max: int = 1 << 62
+    # Of all copies together, with what they brought and did not publish; None is no limit.
+    all_bytes_max: int | None = None
 
 
 class Mirrored(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +141,10 @@ def mirror(
             kind, found.name, found.oid, files_max=hub.settings.commit_files_max
         )
         check_files([each.path for each in listed])
+        if limits.all_bytes_max is not None:
+            known = {each.sha256 for each in local.files}
+            new = sum(each.size for each in listed if each.sha256 not in known)
+            _check_all(hub, upstream, name, new, limits.all_bytes_max)
         copy = Fetching(
             hub,
             upstream,
@@ -147,6 +161,18 @@ def mirror(
         shutil.rmtree(folder, ignore_errors=True)
     _tell(hub, repo, ref, done.commit)
     return done
+
+
+def _check_all(hub: Hub, upstream: Upstream, name: str, new: int, most: int) -> None:
+    """Raises QuotaExceeded when copies may not have `new` more bytes."""
+    with reading(hub.database) as connection:
+        there = copied_bytes(connection, upstream.endpoint)
+        there += waiting_of(connection, UPSTREAM).bytes
+    if there + new > most:
+        raise QuotaExceeded(
+            f"{name} is not copied: it has {new} bytes, this hub keeps {there} of copies, and its "
+            f"operator allows {most}. `qwenstack hub mirror {name}` copies it all the same."
+        )
 
 
 def _above(hub: Hub) -> Path:
@@ -275,6 +301,7 @@ def _publish(
             raise Conflict(f"{name} was made or removed meanwhile; copy again.")
         created = repo is None
         if repo is None:
+            check_repos(connection, name.partition("/")[0])
             repo = _create(connection, kind, name, private=found.private, at_us=at_us)
         repo = _close(connection, repo, found)
         tip = None if ref is None else _own_tip(connection, repo, ref, locked=True)
@@ -286,7 +313,10 @@ def _publish(
             repo.namespace,
         )
         parents = () if tip is None else (tip,)
-        commit = take_commit(connection, repo.id, found.oid, parents, entries, message, at_us=at_us)
+        with within_quota(connection, repo.namespace):
+            commit = take_commit(
+                connection, repo.id, found.oid, parents, entries, message, at_us=at_us
+            )
         if ref is not None:
             put_ref(connection, repo.id, ref, commit.oid, at_us=at_us)
         write_origin(connection, _origin(repo, upstream, found, licence, at_us))

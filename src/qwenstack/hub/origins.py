@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.hub.registry.repos import Kind
-from qwenstack.storage.hub_tables import origins, repos
+from qwenstack.hub.store.rows import insert_new
+from qwenstack.storage.hub_tables import contents, origins, repo_contents, repos
 from qwenstack.storage.rows import read_row
 
 ORIGINS_MAX = 10_000
@@ -69,3 +69,13 @@ def list_origins(connection: Connection, repo_id: str | None = None) -> list[Nam
         NamedOrigin(msgspec.convert(row.kind, Kind), row.name, read_row(row, Origin))
         for row in connection.execute(query)
     ]
+
+
+def copied_bytes(connection: Connection, endpoint: str) -> int:
+    """The bytes of all repos that were copied from this hub, each content once."""
+    copies = select(origins.c.repo_id).where(origins.c.endpoint == endpoint)
+    held = select(repo_contents.c.sha256).where(
+        repo_contents.c.repo_id.in_(copies), repo_contents.c.published
+    )
+    total = select(func.sum(contents.c.size)).where(contents.c.sha256.in_(held))
+    return int(connection.scalar(total) or 0)

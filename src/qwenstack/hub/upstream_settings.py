@@ -28,6 +28,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     copies_max: int = 2
     waiting_max: int = 64
     repo_bytes_max: int = 1024**4
+    # Of all copies together: guests start them.
+    all_bytes_max: int | None = 4 * 1024**4
     # What the upstream said is not there, or was away for, is not asked again for so long.
     absent_s: float = 60.0
     # The operator's token for gated and private repos of the upstream.

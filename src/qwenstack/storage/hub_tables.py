@@ -86,8 +86,10 @@ uploads = Table(
     Column("part_bytes", BigInteger, nullable=False),
     Column("repo_id", String(48), nullable=False),
     Column("account", String(96), nullable=False),
+    Column("guest", Boolean, nullable=False),  # for a repo that the account may not write to
     Column("created_us", BigInteger, nullable=False),
     Index(None, "sha256"),
+    Index(None, "account"),
 )
 
 repos = Table(
@@ -161,6 +163,37 @@ repo_contents = Table(
     metadata,
     Column("repo_id", String(48), ForeignKey("hub_repos.id"), primary_key=True),
     Column("sha256", String(64), primary_key=True),
+    # Whether a branch or tag ever had it: only then it counts as its namespace's.
+    Column("published", Boolean, nullable=False),
+    Index(None, "sha256"),
+    sqlite_with_rowid=False,
+)
+
+# Bytes that the store took for somebody and that no branch has (yet, or any more): `key` is a
+# content's SHA-256, a pack's hash, or the name of a transfer under way. They count as the account's
+# until a branch has them or the garbage collection has removed them. `guest`: for a repo of others.
+waiting = Table(
+    "hub_waiting",
+    metadata,
+    Column("account", String(96), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("guest", Boolean, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index(None, "key"),
+    sqlite_with_rowid=False,
+)
+
+# What an operator allows an account or organisation; the account "*" is what all others get. Null
+# leaves a limit to that row, or to the built-in default; -1 lifts it.
+quotas = Table(
+    "hub_quotas",
+    metadata,
+    Column("account", String(96), primary_key=True),
+    Column("bytes_max", BigInteger),
+    Column("repos_max", BigInteger),
+    Column("waiting_bytes_max", BigInteger),
+    Column("guest_bytes_max", BigInteger),
     sqlite_with_rowid=False,
 )
 
@@ -174,6 +207,17 @@ accounts = Table(
     Column("email", String(200)),
     Column("operator", Boolean, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Names that were given up: nobody gets one for a while, so that nobody is taken for who had it.
+retired_names = Table(
+    "hub_retired_names",
+    metadata,
+    Column("key", String(96), primary_key=True),  # lower-case name
+    Column("became", String(96)),  # the account's new name; null for a deleted one
+    Column("retired_us", BigInteger, nullable=False),
+    Column("free_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

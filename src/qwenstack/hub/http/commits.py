@@ -31,6 +31,7 @@ from qwenstack.hub.http.access import API_REPO, base_url, open_repo, upload_acti
 from qwenstack.hub.http.announce import announce
 from qwenstack.hub.http.bodies import decode_json, flag, json_response, pieces
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import check_waiting, within_quota
 from qwenstack.hub.registry.commits import Message, Pushed, check_message, push
 from qwenstack.hub.registry.git_objects import blob_oid, lfs_pointer
 from qwenstack.hub.registry.manifests import Entry, Manifest
@@ -47,6 +48,7 @@ from qwenstack.hub.registry.possession import held
 from qwenstack.hub.registry.refs import create_ref, find_ref, pull_ref
 from qwenstack.hub.registry.repos import Repo, read_repo
 from qwenstack.hub.registry.revisions import HEADS, PULLS, read_files
+from qwenstack.hub.registry.waiting import keep_waiting
 from qwenstack.storage.database import reading
 
 _BATCH_BYTES = 32 * 1024 * 1024
@@ -110,7 +112,7 @@ class _Commits:
         repo, identity = await open_repo(self._hub, request, upload_action(request))
         if to_pull:
             await asyncio.to_thread(self._check_author, repo, identity, revision)
-        draft = await self._read(request)
+        draft = await self._read(request, repo, identity)
         pushed, number = await asyncio.to_thread(
             self._push, repo, identity, revision, draft, create_pr=create_pr
         )
@@ -140,7 +142,7 @@ class _Commits:
         if discussion.author.lower() != identity.account:
             self._hub.authority.check(identity, repo, "write")
 
-    async def _read(self, request: web.Request) -> Draft:
+    async def _read(self, request: web.Request, repo: Repo, identity: Identity) -> Draft:
         """The body, with its small files put into the store."""
         settings = self._hub.settings
         header: _Header | None = None
@@ -162,20 +164,33 @@ class _Commits:
                 operations.append(Delete(check_path(file.path)))
                 batch_bytes += len(content)
                 if batch_bytes >= _BATCH_BYTES:
-                    await asyncio.to_thread(self._store, batch, operations)
+                    await asyncio.to_thread(self._store, repo, identity, batch, operations)
                     batch, batch_bytes = [], 0
             else:
                 operations.append(_operation(line))
         if header is None:
             raise BadRequest("The commit has no header line with its summary.")
         if batch:
-            await asyncio.to_thread(self._store, batch, operations)
+            await asyncio.to_thread(self._store, repo, identity, batch, operations)
         return Draft(header, operations)
 
     def _store(
-        self, batch: list[tuple[int, _File, bytes]], operations: list[Operation | _LfsFile]
+        self,
+        repo: Repo,
+        identity: Identity,
+        batch: list[tuple[int, _File, bytes]],
+        operations: list[Operation | _LfsFile],
     ) -> None:
-        contents = self._hub.store.put_all([content for _, _, content in batch])
+        """Put small files into the store; until a branch has them they count as the caller's."""
+        hub, account = self._hub, identity.account or ""
+        guest = not hub.authority.decide(identity, repo, "write").allowed
+        with reading(hub.database) as connection:
+            size = sum(len(content) for _, _, content in batch)
+            check_waiting(connection, account, size, guest=guest)
+        contents = hub.store.put_all([content for _, _, content in batch])
+        with hub.database.begin() as connection:
+            sizes = {content.sha256: content.size for content in contents}
+            keep_waiting(connection, account, sizes, guest=guest)
         for (place, file, _), content in zip(batch, contents, strict=True):
             operations[place] = Add(
                 Entry(
@@ -231,15 +246,16 @@ class _Commits:
             if create_pr:
                 number = _open_pull_request(connection, repo, identity, revision, header, at_us)
                 ref = _full_ref(revision, number)
-            pushed = push(
-                connection,
-                repo.id,
-                ref,
-                operations,
-                message,
-                at_us=at_us,
-                parent=header.parent_commit,
-            )
+            with within_quota(connection, repo.namespace):
+                pushed = push(
+                    connection,
+                    repo.id,
+                    ref,
+                    operations,
+                    message,
+                    at_us=at_us,
+                    parent=header.parent_commit,
+                )
         return pushed, number
 
     def _resolve(self, repo: Repo, operations: list[Operation | _LfsFile]) -> list[Operation]:

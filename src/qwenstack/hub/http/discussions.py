@@ -26,6 +26,7 @@ from qwenstack.hub.http.markdown import render
 from qwenstack.hub.http.people_wire import author
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.pull_requests import Changes, diff_text, read_changes
+from qwenstack.hub.quotas import within_quota
 from qwenstack.hub.registry.commits import Message, Pushed, merge
 from qwenstack.hub.registry.manifests import Entry
 from qwenstack.hub.registry.refs import create_ref, pull_ref
@@ -336,7 +337,8 @@ def merge_pull_request(
         author=author_name,
     )
     source = pull_ref(discussion.number)
-    pushed = merge(connection, repo.id, source, discussion.target, message, at_us=now_us())
+    with within_quota(connection, repo.namespace):
+        pushed = merge(connection, repo.id, source, discussion.target, message, at_us=now_us())
     return discussion.target, pushed
 
 

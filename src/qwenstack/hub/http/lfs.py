@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 from aiohttp import web
+from sqlalchemy import Connection
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import HIDDEN
-from qwenstack.hub.errors import BadRequest, NotFound, RepoNotFound, TooLarge
+from qwenstack.hub.errors import BadRequest, NotFound, RepoNotFound, TooLarge, TooMany
 from qwenstack.hub.http.access import API_REPO, DATASET_FILES, MODEL_FILES, base_url, open_repo
 from qwenstack.hub.http.bodies import json_response, pieces, read_json
 from qwenstack.hub.http.signed import read_signed, sign
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import check_upload, check_waiting
 from qwenstack.hub.registry.possession import grant, held
 from qwenstack.hub.registry.repos import Repo, find_repo
 from qwenstack.hub.registry.uploads import (
@@ -36,12 +40,16 @@ from qwenstack.hub.registry.uploads import (
     read_parts,
     read_pieces,
     remove_parts,
+    under_way,
 )
+from qwenstack.hub.registry.waiting import begin_transfer, end_transfer, keep_waiting
 from qwenstack.hub.store.contents import ContentMismatch, Expected
 from qwenstack.storage.database import reading
 
 _OBJECTS_MAX = 1000
 _PARTS_MAX = 10_000
+# Of one account: each lies on the disk, up to a part's size, before it counts.
+_BODIES_AT_ONCE = 64
 _WRITE_BYTES = 1024 * 1024
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
 _PURPOSE = "lfs"
@@ -104,6 +112,9 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
     size: int
     upload: str = ""
     part: int = 0
+    # Who uploads, and whether only to a pull request: for the quotas.
+    account: str = ""
+    guest: bool = True
 
 
 def routes(hub: Hub) -> list[web.RouteDef]:
@@ -130,6 +141,8 @@ class _Lfs:
         self._hub = hub
         # Completions under way by upload: a client that asks again waits for the same one.
         self._completing: dict[str, asyncio.Task[None]] = {}
+        # Bodies that come now, by account.
+        self._coming: Counter[str] = Counter()
 
     async def batch(self, request: web.Request) -> web.Response:
         wire = await read_json(request, Batch)
@@ -150,8 +163,26 @@ class _Lfs:
         multipart = "multipart" in wire.transfers
         good = [each.oid for each in wire.objects if _is_sha256(each.oid)]
         hub.store.hold(good)
+        account = identity.account or ""
+        guest = not hub.authority.decide(identity, repo, "write").allowed
         with hub.database.begin() as connection:
             there = held(connection, repo.id, good)
+            missing = {
+                each.oid: each.size
+                for each in wire.objects
+                if each.oid not in there and self._problem(each) is None
+            }
+            # An upload in parts that is under way counts already.
+            begun = under_way(connection, repo.id, account)
+            new = {oid: size for oid, size in missing.items() if oid not in begun}
+            check_upload(
+                connection,
+                account=account,
+                namespace=repo.namespace,
+                guest=guest,
+                size=sum(new.values()),
+                sha256s=new,
+            )
             uploads = {
                 each.oid: begin_upload(
                     connection,
@@ -159,15 +190,13 @@ class _Lfs:
                     sha256=each.oid,
                     size=each.size,
                     part_bytes=self._part_bytes(each.size),
-                    account=identity.account or "",
+                    account=account,
+                    guest=guest,
                     at_us=now_us(),
                     uploads_max=hub.settings.uploads_max,
                 )
                 for each in wire.objects
-                if multipart
-                and each.oid not in there
-                and self._problem(each) is None
-                and each.size > hub.settings.part_bytes
+                if multipart and each.oid in missing and each.size > hub.settings.part_bytes
             }
         objects = []
         for each in wire.objects:
@@ -179,7 +208,8 @@ class _Lfs:
                 item["error"] = {"code": 422, "message": f"{each.oid[:64]}: {problem}"}
             elif each.oid not in there:
                 item["authenticated"] = True
-                item["actions"] = self._actions(repo, each, uploads.get(each.oid), base)
+                whole = Grant(repo.id, each.oid, each.size, account=account, guest=guest)
+                item["actions"] = self._actions(repo, whole, uploads.get(each.oid), base)
             objects.append(item)
         return {"transfer": "multipart" if uploads else "basic", "objects": objects}
 
@@ -195,7 +225,7 @@ class _Lfs:
         return max(self._hub.settings.part_bytes, -(-size // _PARTS_MAX))
 
     def _actions(
-        self, repo: Repo, each: Object, upload: Upload | None, base: str
+        self, repo: Repo, whole: Grant, upload: Upload | None, base: str
     ) -> dict[str, object]:
         hub = self._hub
         prefix = "/datasets" if repo.kind == "dataset" else ""
@@ -207,9 +237,9 @@ class _Lfs:
             return f"{base}/lfs/{path}/{sign(hub.secret, _PURPOSE, grant_, expires_us=expires_us)}"
 
         if upload is None:
-            href = url("objects", Grant(repo.id, each.oid, each.size))
+            href = url("objects", whole)
             return {"upload": {"href": href, "expires_in": seconds}, "verify": verify}
-        whole = Grant(repo.id, each.oid, each.size, upload.id)
+        whole = msgspec.structs.replace(whole, upload=upload.id)
         there = parts_there(hub.uploads, upload)
         header = {"chunk_size": str(upload.part_bytes)}
         # Not the client library's: for one that sends only what is missing.
@@ -223,12 +253,45 @@ class _Lfs:
     async def put(self, request: web.Request) -> web.Response:
         """A whole file in one request."""
         grant_ = self._grant(request)
-        path = await self._spool(request, self._hub.uploads, grant_.size)
-        try:
-            await asyncio.to_thread(self._keep, grant_, path)
-        finally:
-            path.unlink(missing_ok=True)
+        async with self._counted(grant_):
+            path = await self._spool(request, self._hub.uploads, grant_.size)
+            try:
+                await asyncio.to_thread(self._keep, grant_, path)
+            finally:
+                path.unlink(missing_ok=True)
         return web.Response()
+
+    @asynccontextmanager
+    async def _counted(self, grant_: Grant) -> AsyncIterator[None]:
+        """Count a body as its sender's while it comes. Raises QuotaExceeded, TooMany."""
+        with self._admitted(grant_.account):
+            key = await asyncio.to_thread(self._begin, grant_)
+            try:
+                yield
+            finally:
+                await asyncio.shield(asyncio.to_thread(self._end, grant_, key))
+
+    @contextmanager
+    def _admitted(self, account: str) -> Iterator[None]:
+        """Let no account send too many bodies at once. Raises TooMany."""
+        if self._coming[account] >= _BODIES_AT_ONCE:
+            raise TooMany(f"{account} sends {_BODIES_AT_ONCE} bodies at once; wait for some.")
+        self._coming[account] += 1
+        try:
+            yield
+        finally:
+            self._coming[account] -= 1
+            if not self._coming[account]:
+                del self._coming[account]
+
+    def _begin(self, grant_: Grant) -> str:
+        with self._hub.database.begin() as connection:
+            check_waiting(connection, grant_.account, grant_.size, guest=grant_.guest)
+            return begin_transfer(connection, grant_.account, grant_.size, guest=grant_.guest)
+
+    def _end(self, grant_: Grant, key: str) -> None:
+        with self._hub.database.begin() as connection:
+            end_transfer(connection, grant_.account, key)
 
     def _keep(self, grant_: Grant, path: Path) -> None:
         hub = self._hub
@@ -238,6 +301,7 @@ class _Lfs:
             raise BadRequest(f"These are not the bytes that were announced: {error}") from error
         with hub.database.begin() as connection:
             grant(connection, grant_.repo_id, [grant_.sha256])
+            _count(connection, grant_)
 
     async def put_part(self, request: web.Request) -> web.Response:
         """A part; one that is there already is not written again."""
@@ -249,8 +313,9 @@ class _Lfs:
         etag = {"ETag": f'"{upload.id}-{grant_.part}"'}
         if not (target.is_file() and target.stat().st_size == size):
             target.parent.mkdir(exist_ok=True)
-            path = await self._spool(request, target.parent, size)
-            await asyncio.to_thread(_settle, path, target)
+            with self._admitted(grant_.account):
+                path = await self._spool(request, target.parent, size)
+                await asyncio.to_thread(_settle, path, target)
         else:
             async for _ in pieces(request, bytes_max=size, idle_s=hub.settings.idle_s):
                 pass
@@ -299,6 +364,7 @@ class _Lfs:
             raise BadRequest(f"These are not the bytes that were announced: {error}") from error
         with hub.database.begin() as connection:
             grant(connection, upload.repo_id, [upload.sha256])
+            _count(connection, grant_)
             end_upload(connection, upload.id)
         remove_parts(hub.uploads, upload.id)
 
@@ -403,6 +469,11 @@ def _settle(path: Path, target: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.replace(target)
+
+
+def _count(connection: Connection, grant_: Grant) -> None:
+    sizes = {grant_.sha256: grant_.size}
+    keep_waiting(connection, grant_.account, sizes, guest=grant_.guest)
 
 
 def _is_sha256(text: str) -> bool:

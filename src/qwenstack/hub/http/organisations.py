@@ -20,6 +20,7 @@ from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.http.instants import wire_instant
 from qwenstack.hub.http.people_wire import avatar, organisation, person
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.registry.repos import in_namespace
 from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import discussions, likes, memberships, repos
 
@@ -156,7 +157,7 @@ class _Organisations:
 def _overview(connection: Connection, account: Account, identity: Identity) -> dict[str, Any]:
     # A member's count includes what strangers cannot see.
     inside = account.key == identity.account or account.key in identity.organisations
-    where = [repos.c.key.like(f"%:{_escaped(account.key)}/%", escape="\\")]
+    where = [in_namespace(account.key)]
     if not inside and not identity.operator:
         where.append(repos.c.private.is_(False))
     return {
@@ -171,10 +172,6 @@ def _overview(connection: Connection, account: Account, identity: Identity) -> d
         "numFollowers": 0,
         "numFollowing": 0,
     }
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def _count(connection: Connection, table: Any, *where: Any) -> int:

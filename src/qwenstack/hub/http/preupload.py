@@ -9,10 +9,12 @@ import binascii
 import msgspec
 from aiohttp import web
 
+from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.errors import BadRequest, TooLarge
 from qwenstack.hub.http.access import API_REPO, identify, open_repo, upload_action
 from qwenstack.hub.http.bodies import json_response, read_json
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import check_upload
 from qwenstack.hub.registry.attributes import (
     DEFAULT_ATTRIBUTES,
     Rule,
@@ -67,14 +69,17 @@ class _Preupload:
         self._hub = hub
 
     async def preupload(self, request: web.Request) -> web.Response:
-        repo, _ = await open_repo(self._hub, request, upload_action(request))
+        repo, identity = await open_repo(self._hub, request, upload_action(request))
         wire = await read_json(request, Preupload)
         if len(wire.files) > _FILES_MAX:
             raise TooLarge(f"At most {_FILES_MAX} files are asked for at once.")
-        files = await asyncio.to_thread(self._decide, repo, request.match_info["rev"], wire)
+        revision = request.match_info["rev"]
+        files = await asyncio.to_thread(self._decide, repo, identity, revision, wire)
         return json_response({"files": files})
 
-    def _decide(self, repo: Repo, revision: str, wire: Preupload) -> list[dict[str, object]]:
+    def _decide(
+        self, repo: Repo, identity: Identity, revision: str, wire: Preupload
+    ) -> list[dict[str, object]]:
         hub = self._hub
         with reading(hub.database) as connection:
             _, there = read_files(connection, repo.id, revision)
@@ -86,9 +91,12 @@ class _Preupload:
             ignore = self._text(there, ".gitignore")
         large, ignored = lfs_rules(attributes), ignore_rules(ignore)
         answer = []
+        # What is as long as a file that is there may be that file, and needs no room.
+        sizes, new_bytes = {entry.size for entry in there}, 0
         for file in wire.files:
             check_path(file.path)
             lfs = self._is_large(file, large)
+            new_bytes += file.size if lfs and file.size not in sizes else 0
             item: dict[str, object] = {
                 "path": file.path,
                 "uploadMode": "lfs" if lfs else "regular",
@@ -98,7 +106,21 @@ class _Preupload:
             if entry is not None:
                 item["oid"] = entry.sha256 if entry.lfs else entry.git_oid
             answer.append(item)
+        self._check_room(repo, identity, new_bytes)
         return answer
+
+    def _check_room(self, repo: Repo, identity: Identity, size: int) -> None:
+        """Refuse here what the upload would refuse: of that a Xet client shows no words."""
+        hub = self._hub
+        guest = not hub.authority.decide(identity, repo, "write").allowed
+        with reading(hub.database) as connection:
+            check_upload(
+                connection,
+                account=identity.account or "",
+                namespace=repo.namespace,
+                guest=guest,
+                size=size,
+            )
 
     def _is_large(self, file: NewFile, rules: list[Rule]) -> bool:
         settings = self._hub.settings

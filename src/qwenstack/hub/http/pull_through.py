@@ -246,6 +246,7 @@ class _PullThrough:
             look_s=settings.look_s,
             copy_s=settings.copy_s,
             bytes_max=settings.repo_bytes_max,
+            all_bytes_max=settings.all_bytes_max,
             private=False,
         )
         remove_abandoned(self._hub)

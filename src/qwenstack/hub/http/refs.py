@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 from aiohttp import web
+from sqlalchemy import Connection
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
@@ -14,7 +15,10 @@ from qwenstack.hub.http.access import API_REPO, open_repo
 from qwenstack.hub.http.announce import announce
 from qwenstack.hub.http.bodies import flag, json_response, read_json
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import within_quota
 from qwenstack.hub.registry.commits import Message, check_message, squash, start
+from qwenstack.hub.registry.manifests import read_manifest
+from qwenstack.hub.registry.possession import publish
 from qwenstack.hub.registry.refs import (
     Ref,
     check_ref_name,
@@ -26,7 +30,7 @@ from qwenstack.hub.registry.refs import (
     short_name,
 )
 from qwenstack.hub.registry.repos import Repo
-from qwenstack.hub.registry.revisions import HEADS, MAIN, PULLS, TAGS, find_commit
+from qwenstack.hub.registry.revisions import HEADS, MAIN, PULLS, TAGS, Commit, find_commit
 from qwenstack.storage.database import reading
 
 _TAG_MESSAGE_CHARS_MAX = 10_000
@@ -108,6 +112,7 @@ class _Refs:
                 start(connection, repo.id, HEADS + name, (), message, at_us=at_us)
                 return None
             commit = find_commit(connection, repo.id, wire.starting_point or MAIN)
+            _publish(connection, repo, commit)
             there = find_ref(connection, repo.id, HEADS + name, locked=True)
             if there is not None and wire.overwrite:
                 move_ref(connection, repo.id, HEADS + name, commit.oid, at_us=at_us)
@@ -141,6 +146,7 @@ class _Refs:
         def create() -> None:
             with self._hub.database.begin() as connection:
                 commit = find_commit(connection, repo.id, request.match_info["ref"])
+                _publish(connection, repo, commit)
                 create_ref(
                     connection,
                     repo.id,
@@ -175,6 +181,13 @@ _GROUPS = (
     (PULLS, "pullRequests"),
     ("refs/convert/", "converts"),
 )
+
+
+def _publish(connection: Connection, repo: Repo, commit: Commit) -> None:
+    """A branch or tag will have this commit: one of a pull request counts from now on."""
+    files = read_manifest(connection, commit.manifest)
+    with within_quota(connection, repo.namespace):
+        publish(connection, repo.id, sorted({entry.sha256 for entry in files}))
 
 
 def _wire(ref: Ref) -> dict[str, str]:

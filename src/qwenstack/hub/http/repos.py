@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from qwenstack.hub.http.access import API_REPO, base_url, identify, open_repo
 from qwenstack.hub.http.bodies import flag, json_response, read_json
 from qwenstack.hub.http.repo_info import repo_info
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import check_repos, within_quota
 from qwenstack.hub.registry.attributes import DEFAULT_ATTRIBUTES
 from qwenstack.hub.registry.commits import Message, start
 from qwenstack.hub.registry.manifests import Entry
@@ -33,6 +35,7 @@ from qwenstack.hub.registry.repos import (
     repo_key,
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
+from qwenstack.hub.registry.waiting import give_up
 from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import reading
 
@@ -123,6 +126,7 @@ class _Repos:
         at_us = now_us()
         try:
             with hub.database.begin() as connection:
+                check_repos(connection, namespace)
                 repo = create_repo(
                     connection, kind, full, private=private, created_by=identity.name, at_us=at_us
                 )
@@ -157,6 +161,7 @@ class _Repos:
             # Whoever deletes an old name may not know that another repo would go.
             raise RepoNotFound(f"{name} has moved: delete it as {repo.name}.")
         with self._hub.database.begin() as connection:
+            give_up(connection, repo.id, identity.account or "")
             delete_repo(connection, repo)
             record(connection, identity.name, "hub.repo.delete", repo.name, {"kind": repo.kind})
 
@@ -176,7 +181,10 @@ class _Repos:
         namespace, _, short = new.partition("/")
         if namespace.lower() != repo.namespace.lower():
             namespace = hub.authority.check_namespace(identity, namespace, kind)
-        with hub.database.begin() as connection:
+        with hub.database.begin() as connection, ExitStack() as quota:
+            if namespace.lower() != repo.namespace.lower():
+                check_repos(connection, namespace)
+                quota.enter_context(within_quota(connection, namespace))
             move_repo(connection, repo, f"{namespace}/{short}")
             detail = {"kind": repo.kind, "to": f"{namespace}/{short}"}
             record(connection, identity.name, "hub.repo.move", repo.name, detail)

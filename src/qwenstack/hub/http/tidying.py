@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from qwenstack.core.instants import now_us
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.registry.uploads import end_upload, old_uploads, remove_parts, remove_strangers
+from qwenstack.hub.registry.waiting import forget_removed
 from qwenstack.storage.database import reading
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def remove_abandoned(hub: Hub) -> int:
         abandoned = old_uploads(connection, before_us)
         for each in abandoned:
             end_upload(connection, each.id)
+        forget_removed(connection)
     for each in abandoned:
         remove_parts(hub.uploads, each.id)
     return len(abandoned)

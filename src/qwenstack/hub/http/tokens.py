@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from qwenstack.core.instants import to_us
+from qwenstack.hub import quotas
 from qwenstack.hub.accounts import directory, tokens
 from qwenstack.hub.accounts.directory import AccountKind
 from qwenstack.hub.accounts.identity import Identity, Scope, TokenRole
@@ -46,6 +47,23 @@ class TokenWish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     expires_at: datetime | None = None
 
 
+class QuotaWish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """Limits to be set; what is left out stays."""
+
+    bytes_max: int | msgspec.UnsetType | None = msgspec.UNSET
+    repos_max: int | msgspec.UnsetType | None = msgspec.UNSET
+    waiting_bytes_max: int | msgspec.UnsetType | None = msgspec.UNSET
+    guest_bytes_max: int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What an account may keep, and what it keeps."""
+
+    account: str
+    limits: quotas.Limits
+    usage: quotas.Usage
+
+
 class AuditPage(msgspec.Struct, frozen=True):
     """Some lines of the audit log, and how many of all hold from the first on."""
 
@@ -61,6 +79,8 @@ def routes(hub: Hub) -> list[web.RouteDef]:
     return [
         web.get("/api/admin/accounts", handlers.accounts),
         web.post("/api/admin/accounts", handlers.create_account),
+        web.get("/api/admin/quotas/{account:[^/]+}", handlers.quota),
+        web.put("/api/admin/quotas/{account:[^/]+}", handlers.set_quota),
         web.get("/api/admin/tokens", handlers.tokens),
         web.post("/api/admin/tokens", handlers.create_token),
         web.get("/api/admin/audit", handlers.audit),
@@ -110,6 +130,34 @@ class _Administration:
         account = await asyncio.to_thread(write)
         _LOG.info("%s made the %s %s", actor.name, account.kind, account.name)
         return json_response(account, status=201)
+
+    async def quota(self, request: web.Request) -> web.Response:
+        """What an account (`*` for all) may keep, and what it keeps."""
+        await self._operator(request)
+        return json_response(await asyncio.to_thread(self._quota, request.match_info["account"]))
+
+    def _quota(self, name: str) -> Kept:
+        with reading(self._hub.database) as connection:
+            key = name if name == quotas.EVERYBODY else directory.find_account(connection, name).key
+            return Kept(key, quotas.limits_of(connection, key), quotas.usage_of(connection, key))
+
+    async def set_quota(self, request: web.Request) -> web.Response:
+        """Set the named limits: null for the default, -1 for none."""
+        actor = await self._operator(request)
+        wish = await read_json(request, QuotaWish)
+        changes = {
+            name: value
+            for name, value in msgspec.structs.asdict(wish).items()
+            if value is not msgspec.UNSET
+        }
+        name = request.match_info["account"]
+
+        def write() -> Kept:
+            with self._hub.database.begin() as connection:
+                quotas.set_limits(connection, name, changes, actor=actor.name)
+            return self._quota(name)
+
+        return json_response(await asyncio.to_thread(write))
 
     async def tokens(self, request: web.Request) -> web.Response:
         await self._operator(request)

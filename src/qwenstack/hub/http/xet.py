@@ -25,6 +25,7 @@ from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo, upload_action
 from qwenstack.hub.http.bodies import json_response, pieces
 from qwenstack.hub.http.xet_tokens import (
+    XetClaims,
     XetToken,
     check_part,
     dedupe_key,
@@ -33,9 +34,11 @@ from qwenstack.hub.http.xet_tokens import (
     sign_part,
 )
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.quotas import check_upload, upload_bytes_max
 from qwenstack.hub.registry.manifests import read_manifest
 from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.revisions import find_commit
+from qwenstack.hub.registry.waiting import keep_waiting
 from qwenstack.hub.store.contents import ContentMissing
 from qwenstack.hub.store.merkle import from_text
 from qwenstack.hub.store.packs import PackIndex
@@ -123,8 +126,20 @@ async def _read_token(hub: Hub, request: web.Request) -> web.Response:
 
 async def _write_token(hub: Hub, request: web.Request) -> web.Response:
     # A pull request may come from whoever may read: the commit's own route decides.
-    repo, _ = await open_repo(hub, request, upload_action(request))
-    return _token_answer(hub, request, make_token(hub.secret, repo.id, "write"))
+    repo, identity = await open_repo(hub, request, upload_action(request))
+    account, namespace = identity.account or "", repo.namespace
+
+    def is_guest() -> bool:
+        guest = not hub.authority.decide(identity, repo, "write").allowed
+        with reading(hub.database) as connection:
+            check_upload(connection, account=account, namespace=namespace, guest=guest, size=1)
+        return guest
+
+    guest = await asyncio.to_thread(is_guest)
+    token = make_token(
+        hub.secret, repo.id, "write", account=account, namespace=namespace, guest=guest
+    )
+    return _token_answer(hub, request, token)
 
 
 def _token_answer(hub: Hub, request: web.Request, token: XetToken) -> web.Response:
@@ -143,16 +158,33 @@ def _token_answer(hub: Hub, request: web.Request, token: XetToken) -> web.Respon
 
 
 async def _post_xorb(hub: Hub, uploads: asyncio.Semaphore, request: web.Request) -> web.Response:
-    read_token(hub.secret, bearer(request), "write")
+    claims = read_token(hub.secret, bearer(request), "write")
     async with uploads:
         body = await _whole_body(request, XORB_BYTES_MAX)
-        try:
-            is_new = await asyncio.to_thread(
-                receive_xorb, hub.store, request.match_info["hash"], body
-            )
-        except XorbError as error:
-            raise BadRequest(f"{error}.") from error
+        name = request.match_info["hash"]
+        is_new = await asyncio.to_thread(_keep_xorb, hub, claims, name, body)
     return json_response(_XorbAnswer(is_new))
+
+
+def _keep_xorb(hub: Hub, claims: XetClaims, name: str, body: bytes) -> bool:
+    with reading(hub.database) as connection:
+        check_upload(
+            connection,
+            account=claims.account,
+            namespace=claims.namespace,
+            guest=claims.guest,
+            size=len(body),
+        )
+    try:
+        is_new = receive_xorb(hub.store, name, body)
+    except XorbError as error:
+        raise BadRequest(f"{error}.") from error
+    pack = hub.store.packs.read([name]).get(name) if is_new else None
+    if pack is not None:
+        with hub.database.begin() as connection:
+            sizes = {name: pack.starts[-1]}
+            keep_waiting(connection, claims.account, sizes, guest=claims.guest)
+    return is_new
 
 
 async def _post_shard(hub: Hub, uploads: asyncio.Semaphore, request: web.Request) -> web.Response:
@@ -160,7 +192,7 @@ async def _post_shard(hub: Hub, uploads: asyncio.Semaphore, request: web.Request
     claims = read_token(hub.secret, bearer(request), "write")
     async with uploads:
         body = await _whole_body(request, SHARD_BYTES_MAX)
-        await asyncio.to_thread(_keep_shard, hub, claims.repo_id, body)
+        await asyncio.to_thread(_keep_shard, hub, claims, body)
     return json_response(_ShardAnswer(1))
 
 
@@ -174,7 +206,7 @@ async def _post_shard_told(
     claims = read_token(hub.secret, bearer(request), "write")
     async with uploads:
         body = await _whole_body(request, SHARD_BYTES_MAX)
-        work = asyncio.create_task(asyncio.to_thread(_keep_shard, hub, claims.repo_id, body))
+        work = asyncio.create_task(asyncio.to_thread(_keep_shard, hub, claims, body))
         await asyncio.wait([work], timeout=_HEARTBEAT_S)
         if work.done():
             work.result()
@@ -198,13 +230,15 @@ async def _post_shard_told(
     return answer
 
 
-def _keep_shard(hub: Hub, repo_id: str, body: bytes) -> None:
+def _keep_shard(hub: Hub, claims: XetClaims, body: bytes) -> None:
+    with reading(hub.database) as connection:
+        most = upload_bytes_max(connection, claims.account, guest=claims.guest)
     try:
-        stored = receive_shard(hub.store, body, bytes_max=hub.settings.file_bytes_max)
+        stored = receive_shard(hub.store, body, bytes_max=min(hub.settings.file_bytes_max, most))
     except ShardError as error:
         raise BadRequest(f"{error}.") from error
     with hub.database.begin() as connection:
-        grant(connection, repo_id, [content.sha256 for content in stored])
+        grant(connection, claims.repo_id, [content.sha256 for content in stored])
 
 
 def _line(kind: str, **fields: object) -> bytes:

@@ -18,7 +18,7 @@ from qwenstack.hub.errors import Forbidden, Unauthorized
 
 TOKEN_S = 15 * 60
 URL_S = 3600
-_TOKEN_CHARS_MAX = 512
+_TOKEN_CHARS_MAX = 1024
 Right = Literal["read", "write"]
 
 
@@ -29,6 +29,10 @@ class XetClaims(msgspec.Struct, frozen=True):
     right: Right
     manifest: str  # a digest; empty for a token to write
     expires_s: int
+    # Who uploads, in whose namespace, and whether only to a pull request: for the quotas.
+    account: str = ""
+    namespace: str = ""
+    guest: bool = True
 
 
 class XetToken(msgspec.Struct, frozen=True):
@@ -38,9 +42,19 @@ class XetToken(msgspec.Struct, frozen=True):
     claims: XetClaims
 
 
-def make_token(secret: bytes, repo_id: str, right: Right, manifest: str = "") -> XetToken:
+def make_token(
+    secret: bytes,
+    repo_id: str,
+    right: Right,
+    manifest: str = "",
+    *,
+    account: str = "",
+    namespace: str = "",
+    guest: bool = True,
+) -> XetToken:
     """A token that lives `TOKEN_S` seconds."""
-    claims = XetClaims(repo_id, right, manifest, int(time.time()) + TOKEN_S)
+    expires_s = int(time.time()) + TOKEN_S
+    claims = XetClaims(repo_id, right, manifest, expires_s, account, namespace, guest)
     body = _encode(msgspec.json.encode(claims))
     return XetToken(f"xet_{body}.{_sign(secret, b'xet-token', body)}", claims)
 

@@ -26,8 +26,8 @@ from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.releases import OpenFile, Release, main_releases, opener
 from qwenstack.hub.lineage.tensors import UnreadableModel
 from qwenstack.hub.lineage.trace import AFFINITY_MIN, Answer, trace
-from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.hub.registry.manifests import read_manifest
+from qwenstack.hub.store.rows import insert_new
 from qwenstack.hub.summaries import Lineage, note_lineage
 from qwenstack.storage.hub_tables import fingerprints
 

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, select
 
 from qwenstack.hub.errors import BadRequest, Conflict, PreconditionFailed, RevisionNotFound
 from qwenstack.hub.registry.git_objects import commit_oid, tree_oids
-from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.hub.registry.manifests import Manifest, read_manifest, write_manifest
 from qwenstack.hub.registry.operations import Operation, apply
 from qwenstack.hub.registry.paths import check_tree, shown
@@ -21,6 +20,7 @@ from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.refs import create_ref, find_ref, move_ref, short_name
 from qwenstack.hub.registry.repos import touch
 from qwenstack.hub.registry.revisions import HEADS, PULLS, Commit, read_commit, read_files
+from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import commits
 
 TITLE_CHARS_MAX = 500
@@ -192,7 +192,16 @@ def _advance(
     if files == before:
         return Pushed(tip, changed=False)
     parents = (tip.oid, *merged)
-    commit = _write(connection, repo_id, parents, files, message, at_us=at_us, before=before)
+    commit = _write(
+        connection,
+        repo_id,
+        parents,
+        files,
+        message,
+        at_us=at_us,
+        before=before,
+        published=not ref.startswith(PULLS),
+    )
     move_ref(connection, repo_id, ref, commit.oid, at_us=at_us)
     touch(connection, repo_id, at_us)
     return Pushed(commit, changed=True)
@@ -207,11 +216,16 @@ def _write(
     *,
     at_us: int,
     before: Manifest = (),
+    published: bool = True,
 ) -> Commit:
-    """Write the commit; what it has over `before`, the repo holds from now on."""
+    """Write the commit; what it has over `before`, the repo holds from now on.
+
+    `published`: a branch will have it, not only a pull request.
+    """
     digest = write_manifest(connection, files)
     held = {entry.sha256 for entry in before}
-    grant(connection, repo_id, (entry.sha256 for entry in files if entry.sha256 not in held))
+    new = (entry.sha256 for entry in files if entry.sha256 not in held)
+    grant(connection, repo_id, new, published=published)
     # Read back: an equal tree that was there first says what came as a large file.
     tree = tree_oids(read_manifest(connection, digest))[""]
     oid = commit_oid(

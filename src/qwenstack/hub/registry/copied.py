@@ -12,13 +12,13 @@ from sqlalchemy import Connection
 
 from qwenstack.hub.errors import BadRequest, Conflict
 from qwenstack.hub.registry.commits import Message
-from qwenstack.hub.registry.insert_new import insert_new
 from qwenstack.hub.registry.manifests import Manifest, release_digest, write_manifest
 from qwenstack.hub.registry.paths import check_path, check_tree
 from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.refs import create_ref, find_ref, move_ref
 from qwenstack.hub.registry.repos import touch
 from qwenstack.hub.registry.revisions import Commit, read_commit
+from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import commits
 
 
@@ -63,7 +63,7 @@ def take_commit(
         author=message.author,
         at_us=at_us,
     )
-    grant(connection, repo_id, (entry.sha256 for entry in files))
+    grant(connection, repo_id, (entry.sha256 for entry in files), published=True)
     row = msgspec.structs.asdict(commit) | {"parents": msgspec.json.encode(parents).decode()}
     insert_new(connection, commits, [row])
     return commit

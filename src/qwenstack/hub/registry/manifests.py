@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import Connection, select
 
-from qwenstack.hub.registry.insert_new import insert_new
+from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import manifests
 
 

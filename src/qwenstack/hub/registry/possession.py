@@ -7,25 +7,47 @@ hash to put a content into a repo: an upload of the bytes, or a copy from where 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.exc import IntegrityError
 
 from qwenstack.hub.errors import RepoNotFound
-from qwenstack.hub.registry.insert_new import insert_new
+from qwenstack.hub.registry.waiting import settle
+from qwenstack.hub.store.rows import batches, insert_new
 from qwenstack.storage.hub_tables import contents, repo_contents
 
-_BATCH = 500
 
+def grant(
+    connection: Connection, repo_id: str, sha256s: Iterable[str], *, published: bool = False
+) -> None:
+    """Note that the repo holds these contents, `published` when a branch or tag has them.
 
-def grant(connection: Connection, repo_id: str, sha256s: Iterable[str]) -> None:
-    """Note that the repo holds these contents. Raises RepoNotFound when it is gone."""
-    rows = [{"repo_id": repo_id, "sha256": each} for each in dict.fromkeys(sha256s)]
+    Raises RepoNotFound when the repo is gone.
+    """
+    wanted = list(dict.fromkeys(sha256s))
+    rows = [{"repo_id": repo_id, "sha256": each, "published": False} for each in wanted]
     try:
         insert_new(connection, repo_contents, rows)
     except IntegrityError as error:
         raise RepoNotFound("The repo was deleted in the meantime.") from error
+    if published:
+        publish(connection, repo_id, wanted)
+
+
+def publish(connection: Connection, repo_id: str, sha256s: Iterable[str]) -> None:
+    """A branch or tag has these contents, which the repo holds: they count as its namespace's."""
+    for batch in batches(list(sha256s)):
+        newly = connection.scalars(
+            update(repo_contents)
+            .where(
+                repo_contents.c.repo_id == repo_id,
+                repo_contents.c.sha256.in_(batch),
+                repo_contents.c.published.is_(False),
+            )
+            .values(published=True)
+            .returning(repo_contents.c.sha256)
+        ).all()
+        settle(connection, newly)
 
 
 def held(
@@ -37,8 +59,7 @@ def held(
     """
     columns = (contents.c.sha256, contents.c.size, contents.c.xet_hash, contents.c.git_oid)
     found: dict[str, Row[tuple[str, int, str, str]]] = {}
-    wanted = iter(dict.fromkeys(sha256s))
-    while batch := list(islice(wanted, _BATCH)):
+    for batch in batches(list(dict.fromkeys(sha256s))):
         query = (
             select(*columns)
             .join(repo_contents, repo_contents.c.sha256 == contents.c.sha256)

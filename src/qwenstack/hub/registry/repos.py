@@ -6,7 +6,7 @@ import re
 from typing import Literal, get_args
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from qwenstack.core.identifiers import new_id
@@ -85,6 +85,13 @@ class Repo(msgspec.Struct, frozen=True, kw_only=True):
 def repo_key(kind: Kind, name: str) -> str:
     """What a repo is found by: names differ by more than case."""
     return f"{kind}:{name.lower()}"
+
+
+def in_namespace(namespace: str, kind: Kind | None = None) -> ColumnElement[bool]:
+    """The repos of an account or organisation, of one kind or of all."""
+    kinds = KINDS if kind is None else (kind,)
+    starts = [f"{repo_key(each, namespace)}/" for each in kinds]
+    return or_(*(repos.c.key.startswith(each, autoescape=True) for each in starts))
 
 
 def check_repo_name(name: str) -> str:

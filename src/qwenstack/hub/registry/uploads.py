@@ -30,6 +30,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     part_bytes: int
     repo_id: str
     account: str
+    guest: bool
     created_us: int
 
     @property
@@ -50,6 +51,7 @@ def begin_upload(
     size: int,
     part_bytes: int,
     account: str,
+    guest: bool,
     at_us: int,
     uploads_max: int,
 ) -> Upload:
@@ -68,10 +70,19 @@ def begin_upload(
         part_bytes=part_bytes,
         repo_id=repo_id,
         account=account,
+        guest=guest,
         created_us=at_us,
     )
     connection.execute(insert(uploads).values(**msgspec.structs.asdict(upload)))
     return upload
+
+
+def under_way(connection: Connection, repo_id: str, account: str) -> set[str]:
+    """The contents (SHA-256) of the account's unfinished uploads to a repo."""
+    query = select(uploads.c.sha256).where(
+        uploads.c.repo_id == repo_id, uploads.c.account == account
+    )
+    return set(connection.scalars(query))
 
 
 def find_upload(connection: Connection, upload_id: str) -> Upload | None:

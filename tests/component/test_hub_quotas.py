@@ -1,0 +1,264 @@
+"""Quotas on a hub that serves: nobody keeps more than they may, committed or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from sqlalchemy import select
+
+from qwenstack.core.instants import now_us
+from qwenstack.hub import quotas
+from qwenstack.hub.registry.live import live_contents
+from qwenstack.hub.registry.waiting import forget_removed
+from qwenstack.storage import audit_log
+from qwenstack.storage.hub_tables import waiting
+from tests.hub import RunningHub, running_hub
+from tests.hub_http import REPO, batch, call, commit, file, lfs_file, sha256
+
+MB = 1024 * 1024
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    with running_hub(tmp_path / "hub", part_bytes=MB, lfs_bytes_min=MB) as hub:
+        body = {"name": "hostile", "organization": "acme"}
+        assert call(hub, "POST", "/api/repos/create", json_body=body)[0] == 200
+        yield hub
+
+
+def limit(hub: RunningHub, name: str, **limits: int | None) -> None:
+    opened = hub.open()
+    with opened.database.begin() as connection:
+        quotas.set_limits(connection, name, limits)
+    opened.close()
+
+
+def usage(hub: RunningHub, name: str) -> quotas.Usage:
+    opened = hub.open()
+    with opened.database.connect() as connection:
+        found = quotas.usage_of(connection, name)
+    opened.close()
+    return found
+
+
+def upload(hub: RunningHub, content: bytes, *, token: str | None = None) -> tuple[int, Any]:
+    """An LFS upload of the content, without a commit: the status of what ended it."""
+    wish = {
+        "operation": "upload",
+        "transfers": ["basic"],
+        "objects": [{"oid": sha256(content), "size": len(content)}],
+        "hash_algo": "sha256",
+    }
+    path = f"/{REPO}.git/info/lfs/objects/batch"
+    status, _, answer = call(hub, "POST", path, json_body=wish, token=token)
+    if status != 200:
+        return status, answer
+    action = answer["objects"][0]["actions"]["upload"]
+    status, _, answer = call(hub, "PUT", action["href"], body=content, token="")
+    return status, answer
+
+
+def test_an_organisation_keeps_no_more_bytes_than_it_may(hub: RunningHub) -> None:
+    limit(hub, "acme", bytes_max=200_000)
+    assert commit(hub, file("a", os.urandom(100_000)))[0] == 200
+    status, headers, answer = commit(hub, file("b", os.urandom(120_000)))
+    assert (status, headers["x-error-code"]) == (403, "QuotaExceeded")
+    assert "Storage limit reached: acme may keep 200000 bytes" in answer["error"]
+    before = usage(hub, "acme").bytes
+    assert 100_000 < before < 110_000
+    # What adds nothing passes, and the same bytes under another name count once.
+    limit(hub, "acme", bytes_max=1)
+    assert commit(hub, {"key": "copyFile", "value": {"path": "c", "srcPath": "a"}})[0] == 200
+    assert commit(hub, {"key": "deletedFile", "value": {"path": "c"}})[0] == 200
+    assert usage(hub, "acme").bytes == before
+
+
+def test_the_client_raises_its_own_error_with_the_hubs_words_before_it_uploads(
+    hub: RunningHub, tmp_path: Path
+) -> None:
+    limit(hub, "acme", bytes_max=3 * MB)
+    for disabled in ("0", "1"):  # by Xet, and by LFS
+        code = (
+            "import os, sys; from huggingface_hub import HfApi; from huggingface_hub.errors import "
+            "HfHubHTTPError\n"
+            "try: HfApi().upload_file(path_or_fileobj=os.urandom(4 << 20), path_in_repo='w.bin', "
+            f"repo_id='{REPO}')\n"
+            "except HfHubHTTPError as error: print(error.response.status_code, error)\n"
+            "except Exception as error: print(type(error), error)\n"
+        )
+        environment = hub.environment(tmp_path) | {"HF_HUB_DISABLE_XET": disabled}
+        said = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, timeout=60
+        )
+        assert b"Storage limit reached" in said.stdout, said
+    assert usage(hub, "acme").bytes < MB
+
+
+def test_uploads_that_are_never_committed_are_bounded_and_end_with_a_commit(
+    hub: RunningHub,
+) -> None:
+    limit(hub, quotas.EVERYBODY, waiting_bytes_max=3 * MB)
+    contents = [os.urandom(MB) for _ in range(4)]
+    assert [upload(hub, each)[0] for each in contents] == [200, 200, 200, 403]
+    assert usage(hub, "alice").waiting_bytes == 3 * MB
+    assert commit(hub, lfs_file("a.bin", contents[0]))[0] == 200
+    assert usage(hub, "alice").waiting_bytes == 2 * MB
+    assert upload(hub, contents[3])[0] == 200
+
+
+def test_whoever_may_only_discuss_has_a_smaller_bound_until_the_merge(hub: RunningHub) -> None:
+    limit(hub, quotas.EVERYBODY, guest_bytes_max=MB)
+    first, second = os.urandom(MB), os.urandom(MB)
+    assert upload(hub, first, token=hub.other)[0] == 200
+    status, answer = upload(hub, second, token=hub.other)
+    assert status == 403
+    assert "uploads to repos of others" in answer["error"]
+    assert upload(hub, second)[0] == 200  # alice's own
+    before = usage(hub, "acme").bytes
+    api = HfApi(endpoint=hub.url, token=hub.other)
+    # A pull request publishes nothing: its bytes go on counting as bob's.
+    header = {"key": "header", "value": {"summary": "mine"}}
+    body = "\n".join(json.dumps(each) for each in (header, lfs_file("b.bin", first)))
+    path = f"/api/models/{REPO}/commit/main?create_pr=1"
+    assert call(hub, "POST", path, body=body.encode(), token=hub.other)[0] == 200
+    assert usage(hub, "bob").guest_bytes == MB
+    assert usage(hub, "acme").bytes == before
+    with pytest.raises(HfHubHTTPError, match="uploads to repos of others"):
+        addition = CommitOperationAdd("c.txt", os.urandom(100))
+        api.create_commit(REPO, [addition], commit_message="more", create_pr=True)
+    HfApi(endpoint=hub.url, token=hub.token).merge_pull_request(REPO, 1)
+    assert usage(hub, "bob").guest_bytes == 0
+    assert usage(hub, "acme").bytes == before + MB
+
+
+def test_a_merge_that_would_be_too_much_changes_nothing(hub: RunningHub) -> None:
+    api = HfApi(endpoint=hub.url, token=hub.other)
+    api.create_commit(
+        REPO, [CommitOperationAdd("b", os.urandom(50_000))], commit_message="mine", create_pr=True
+    )
+    limit(hub, "acme", bytes_max=40_000)
+    owner = HfApi(endpoint=hub.url, token=hub.token)
+    with pytest.raises(HfHubHTTPError, match="Storage limit reached"):
+        owner.merge_pull_request(REPO, 1)
+    assert owner.get_discussion_details(REPO, 1).status == "open"
+    with pytest.raises(HfHubHTTPError, match="Storage limit reached"):
+        owner.create_branch(REPO, branch="mine", revision="refs/pr/1")
+    assert "b" not in owner.list_repo_files(REPO)
+
+
+def test_many_uploads_at_once_stay_within_the_bound(hub: RunningHub) -> None:
+    limit(hub, quotas.EVERYBODY, waiting_bytes_max=2 * MB)
+    found: list[int] = []
+    contents = [os.urandom(MB) for _ in range(6)]
+    urls = [(each, batch(hub, sha256(each), MB)["actions"]["upload"]["href"]) for each in contents]
+
+    def put(content: bytes, url: str) -> None:
+        found.append(call(hub, "PUT", url, body=content, token="")[0])
+
+    threads = [threading.Thread(target=put, args=each) for each in urls]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(found) == [200, 200, 403, 403, 403, 403]
+
+
+def test_an_upload_in_parts_counts_whole_and_goes_on_after_a_break(hub: RunningHub) -> None:
+    limit(hub, quotas.EVERYBODY, waiting_bytes_max=5 * MB)
+    multipart = ("basic", "multipart")
+    assert "actions" in batch(hub, sha256(b"one"), 4 * MB, transfers=multipart)
+    assert usage(hub, "alice").waiting_bytes == 4 * MB
+    assert "actions" in batch(hub, sha256(b"one"), 4 * MB, transfers=multipart)
+    wish = {
+        "operation": "upload",
+        "transfers": list(multipart),
+        "objects": [{"oid": sha256(b"two"), "size": 4 * MB}],
+    }
+    path = f"/{REPO}.git/info/lfs/objects/batch"
+    assert call(hub, "POST", path, json_body=wish)[0] == 403
+
+
+def test_deleting_a_repo_and_pushing_again_fills_no_disk(hub: RunningHub) -> None:
+    limit(hub, quotas.EVERYBODY, waiting_bytes_max=250_000)
+    for number in range(3):
+        body = {"name": "again", "organization": "acme"}
+        assert call(hub, "POST", "/api/repos/create", json_body=body)[0] == 200
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        addition = CommitOperationAdd("a", os.urandom(100_000))
+        if number == 2:
+            with pytest.raises(HfHubHTTPError, match="uploads that no branch has"):
+                api.create_commit("acme/again", [addition], commit_message="x")
+            break
+        api.create_commit("acme/again", [addition], commit_message="x")
+        api.delete_repo("acme/again")
+    # The garbage collection ends it.
+    opened = hub.open()
+    with opened.database.begin() as connection:
+        live = frozenset(live_contents(connection))
+    opened.store.sweep(live, older_than_us=now_us() + 1)
+    with opened.database.begin() as connection:
+        assert forget_removed(connection) > 0
+        assert connection.scalars(select(waiting.c.key)).all() == []
+    opened.close()
+
+
+def test_a_namespace_has_no_more_repos_than_it_may(hub: RunningHub) -> None:
+    limit(hub, "acme", repos_max=2)
+    answers = [
+        call(hub, "POST", "/api/repos/create", json_body={"name": each, "organization": "acme"})
+        for each in ("two", "three")
+    ]
+    assert [each[0] for each in answers] == [200, 403]
+    assert "acme has 2 repos, its limit" in answers[1][2]["error"]
+    # Nor by a move from elsewhere.
+    assert call(hub, "POST", "/api/repos/create", json_body={"name": "own"})[0] == 200
+    move = {"fromRepo": "alice/own", "toRepo": "acme/own"}
+    assert call(hub, "POST", "/api/repos/move", json_body=move)[0] == 403
+
+
+def test_xorbs_count_until_their_files_are_published(hub: RunningHub, tmp_path: Path) -> None:
+    code = (
+        "import os; from huggingface_hub import HfApi, CommitOperationAdd; api = HfApi()\n"
+        "add = CommitOperationAdd('w.bin', os.urandom(3 << 20))\n"
+        f"api.preupload_lfs_files('{REPO}', [add])\n"
+        "print('uploaded'); input()\n"
+        f"api.create_commit('{REPO}', [add], commit_message='x')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=hub.environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"uploaded\n"
+        assert 3 * MB <= usage(hub, "alice").waiting_bytes < 3 * MB + 1000
+        client.communicate(b"\n", timeout=60)
+        assert client.returncode == 0
+    assert usage(hub, "alice").waiting_bytes == 0
+    assert usage(hub, "acme").bytes > 3 * MB
+
+
+def test_only_operators_set_limits_and_the_log_says_who_did(hub: RunningHub) -> None:
+    path = "/api/admin/quotas/acme"
+    assert call(hub, "PUT", path, json_body={"bytesMax": 5})[0] == 403
+    assert call(hub, "GET", path)[0] == 403
+    limit(hub, "acme", bytes_max=5, repos_max=quotas.UNLIMITED)
+    opened = hub.open()
+    with opened.database.connect() as connection:
+        assert quotas.limits_of(connection, "acme").bytes_max == 5
+        assert quotas.limits_of(connection, "acme").repos_max is None
+        lines = audit_log.read_lines(connection, after=0, limit=1000)
+    opened.close()
+    assert (lines[-1].action, lines[-1].subject) == ("hub.quota.set", "acme")

@@ -125,6 +125,38 @@ def test_the_frameworks_are_whole(name: str, items: int) -> None:
         assert counts == [19, 18, 22, 13]
 
 
+def test_the_suggested_actions_are_whole_and_stand_under_their_risks() -> None:
+    framework = load_framework("nist_ai_600_1")
+    actions = {action.id: action for action in framework.actions}
+    # NIST AI 600-1, section 3: 212 actions under 49 subcategories of the AI RMF.
+    assert len(actions) == len(framework.actions) == 212
+    counts = [sum(name.startswith(start) for name in actions) for start in ("GV", "MP", "MS", "MG")]
+    assert counts == [58, 39, 72, 43]
+    assert len({name.rpartition("-")[0] for name in actions}) == 49
+    for name in actions:  # numbered without gaps
+        start, _, number = name.rpartition("-")
+        assert number == "001" or f"{start}-{int(number) - 1:03}" in actions
+    assert all(bool(action.claims) != action.organisational for action in framework.actions)
+    bearing = [sum(n in action.risks for action in framework.actions) for n in range(13)]
+    assert bearing == [1, 31, 18, 31, 29, 4, 57, 58, 73, 51, 28, 14, 36]
+    assert actions["GV-1.4-002"].risks == (0, 1, 4, 11)
+
+
+def test_an_action_is_shown_by_evidence_or_a_gap_and_counted_under_its_risks() -> None:
+    document = dossier(said("evaluation.measured.toxigen.acc", 0.5, method="measured"))
+    rows = {row.label: row for row in document.section("nist-ai-600-1-actions").rows}
+    assert rows["MS-2.3-002"].standing == "shown"
+    assert rows["MS-2.11-001"].standing == "shown"
+    assert rows["MG-3.1-002"].standing == "partly"
+    assert rows["MS-2.12-003"].standing == "gap"
+    assert rows["GV-2.1-005"].standing == "organisational"
+    assert rows["MS-2.12-003"].cells[2] == "Environmental impacts"
+    risks = {row.label: row for row in document.section("nist-ai-600-1").rows}
+    assert "4 suggested actions: 2 gap, 2 organisational" in risks["GAI-5"].note
+    without = {row.label: row for row in dossier().section("nist-ai-600-1-actions").rows}
+    assert without["MS-2.11-001"].standing == "gap"
+
+
 def test_an_item_is_shown_only_where_every_claim_has_evidence() -> None:
     rows = {row.label: row for row in dossier().section("nist-ai-rmf-1.0").rows}
     assert rows["GOVERN 1.1"].standing == "shown"

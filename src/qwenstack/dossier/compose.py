@@ -36,7 +36,7 @@ def compose(
             _listed(plan.LICENCE_HISTORY, every),
             _listed(plan.POLICY, every),
             risks,
-            *(crosswalk(name, every) for name in NAMES),
+            *(section for name in NAMES for section in crosswalk(name, every)),
             _sign_offs(every),
         ),
         evidence=tuple(every),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import functools
 import tomllib
@@ -17,12 +18,22 @@ NAMES = ("nist_ai_rmf", "nist_ai_600_1", "eu_ai_act", "export_control")
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One subcategory or field. An `organisational` one is not for evidence about a model."""
+    """One subcategory or field. An `organisational` one is not for evidence about a model.
+
+    Each of `claims` is asked for; in "a | b" either is enough.
+    """
 
     id: str
     title: str
     claims: tuple[str, ...] = ()
     organisational: bool = False
+
+
+class Action(Item, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A suggested action. `risks` are positions among the framework's items, from 1; 0 is one that
+    the framework names beside the action and nowhere else."""
+
+    risks: tuple[int, ...]
 
 
 class Framework(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +44,7 @@ class Framework(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: str
     checked: datetime.date
     items: tuple[Item, ...]
+    actions: tuple[Action, ...] = ()
 
 
 @functools.cache
@@ -44,26 +56,69 @@ def load_framework(name: str) -> Framework:
     return msgspec.convert(tomllib.loads(text), Framework)
 
 
-def crosswalk(name: str, evidence: Sequence[Evidence]) -> Section:
-    """The framework, item by item: shown by which evidence, partly, or a gap.
+def crosswalk(name: str, evidence: Sequence[Evidence]) -> tuple[Section, ...]:
+    """The framework, item by item: shown by which evidence, partly, or a gap; then its actions.
 
     An item is shown where each of its claims has evidence that says something, partly where some
     have. That is a statement about evidence at hand, not about compliance.
     """
     framework = load_framework(name)
     rows = tuple(_row(item, evidence) for item in framework.items)
-    shown = sum(row.standing == "shown" for row in rows)
-    about = (
-        f"{shown} of {len(rows)} items are shown by evidence; {framework.source}, checked "
-        f"{framework.checked}. It says which evidence is at hand, not whether the law is met."
-    )
-    return Section(
+    actions = tuple(_row(action, evidence) for action in framework.actions)
+    items = Section(
         id=framework.id.lower(),
         title=framework.title,
-        about=about,
+        about=_about(framework, rows, "items"),
         columns=("Item", "Shown by"),
-        rows=rows,
+        rows=_with_actions(framework, rows, actions),
     )
+    if not actions:
+        return (items,)
+    return (
+        items,
+        Section(
+            id=f"{items.id}-actions",
+            title=f"{framework.title}, suggested actions",
+            about=_about(framework, actions, "suggested actions"),
+            columns=("Action", "Shown by", "Risks"),
+            rows=tuple(
+                msgspec.structs.replace(row, cells=(*row.cells, _risks(framework, action)))
+                for action, row in zip(framework.actions, actions, strict=True)
+            ),
+        ),
+    )
+
+
+def _about(framework: Framework, rows: Sequence[Row], what: str) -> str:
+    shown = sum(row.standing == "shown" for row in rows)
+    return (
+        f"{shown} of {len(rows)} {what} are shown by evidence; {framework.source}, checked "
+        f"{framework.checked}. It says which evidence is at hand, not whether the law is met."
+    )
+
+
+def _with_actions(
+    framework: Framework, rows: Sequence[Row], actions: Sequence[Row]
+) -> tuple[Row, ...]:
+    """The items' rows; where there are actions, each says how those that bear on it stand."""
+    if not actions:
+        return tuple(rows)
+    noted = []
+    for number, row in enumerate(rows, 1):
+        bearing = [
+            stands
+            for action, stands in zip(framework.actions, actions, strict=True)
+            if number in action.risks
+        ]
+        counts = collections.Counter(each.standing for each in bearing)
+        said = ", ".join(f"{count} {standing}" for standing, count in sorted(counts.items()))
+        note = f"{len(bearing)} suggested actions: {said}"
+        noted.append(msgspec.structs.replace(row, note=f"{row.note}; {note}" if row.note else note))
+    return tuple(noted)
+
+
+def _risks(framework: Framework, action: Action) -> str:
+    return ", ".join(framework.items[number - 1].title for number in action.risks if number)
 
 
 def _row(item: Item, evidence: Sequence[Evidence]) -> Row:
@@ -76,7 +131,12 @@ def _row(item: Item, evidence: Sequence[Evidence]) -> Row:
     found: list[Evidence] = []
     missing: list[str] = []
     for claim in item.claims:
-        fitting = [each for each in evidence if each.known and matches(each.claim, claim)]
+        fitting = [
+            each
+            for pattern in claim.split(" | ")
+            for each in evidence
+            if each.known and matches(each.claim, pattern)
+        ]
         found += fitting
         if not fitting:
             missing.append(claim)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
+from qwenstack.cli.admin_raises import raises, shown_raises
 from qwenstack.cli.context import (
     actor,
     home_option,
@@ -20,8 +21,8 @@ from qwenstack.cli.context import (
     read_settings,
     resolve_home,
 )
-from qwenstack.cli.instants import parse_duration_s
-from qwenstack.core.instants import from_us, now_us
+from qwenstack.cli.instants import parse_duration_s, shown_instant
+from qwenstack.core.instants import now_us
 from qwenstack.core.money import Money, parse_money
 from qwenstack.storage import tables
 from qwenstack.studio import accounts
@@ -39,6 +40,9 @@ def admin() -> None:
       qwenstack admin keys create --workspace acme --name backend
       qwenstack admin top-up acme 25.00
     """
+
+
+admin.add_command(raises)
 
 
 @admin.group()
@@ -94,23 +98,28 @@ def create_workspace(
 @home_option
 @json_option
 def list_workspaces(home: Path | None, as_json: bool) -> None:
-    """List workspaces with their balances."""
+    """List workspaces with their balances and raised limits."""
     with ledger_connection(home) as connection:
         tenancy = accounts.read_tenancy(connection)
         balances = read_standing(connection).balances
     rows = [
-        {**msgspec.to_builtins(each), "balance_micro": balances.get(each.id, 0)}
+        {
+            **msgspec.to_builtins(each),
+            "balance_micro": balances.get(each.id, 0),
+            "raises": tenancy.raises.get(each.id, []),
+        }
         for each in tenancy.workspaces.values()
     ]
     if as_json:
         print_json(rows)
         return
-    table = Table("name", "id", "plan", "region", "billing", "balance", "state")
+    table = Table("name", "id", "plan", "raised to", "region", "billing", "balance", "state")
     for row in rows:
         table.add_row(
             row["name"],
             row["id"],
             row["plan"],
+            shown_raises(row["raises"]),
             row["region"] or "any",
             row["billing"],
             str(Money(row["balance_micro"], row["currency"])),
@@ -226,7 +235,7 @@ def list_keys(workspace: str | None, home: Path | None, as_json: bool) -> None:
             key.name,
             owner.name if owner else "(operator)",
             ", ".join(key.scopes),
-            _when(key.last_used_us),
+            shown_instant(key.last_used_us),
             _state(key),
         )
     Console().print(table)
@@ -330,13 +339,14 @@ def plans() -> None:
 @home_option
 @json_option
 def list_plans(home: Path | None, as_json: bool) -> None:
-    """List the current version of each plan."""
+    """List the current version of each plan, and which workspaces may use more at present."""
     with ledger_connection(home) as connection:
-        found = list(accounts.read_tenancy(connection).plans.values())
+        tenancy = accounts.read_tenancy(connection)
+    found = list(tenancy.plans.values())
     if as_json:
         print_json(found)
         return
-    table = Table("plan", "version", "price books", "RPM", "TPM", "concurrency")
+    table = Table("plan", "version", "price books", "RPM", "TPM", "concurrency", "raised for")
     for plan in found:
         limit = plan.per_model
         table.add_row(
@@ -351,6 +361,12 @@ def list_plans(home: Path | None, as_json: bool) -> None:
                     limit.concurrency,
                 )
             ),
+            ", ".join(
+                each.name
+                for each in tenancy.workspaces.values()
+                if each.plan == plan.id and each.id in tenancy.raises
+            )
+            or "-",
         )
     Console().print(table)
 
@@ -416,7 +432,7 @@ def entries(workspace: str, limit: int, home: Path | None, as_json: bool) -> Non
         return
     table = Table("at (UTC)", "kind", "entry", "memo")
     for row in rows:
-        table.add_row(_when(row.at_us), row.kind, row.id, row.memo or "")
+        table.add_row(shown_instant(row.at_us), row.kind, row.id, row.memo or "")
     Console().print(table)
 
 
@@ -444,11 +460,7 @@ def _without_digest(key: ApiKey) -> dict[str, object]:
 def _state(key: ApiKey) -> str:
     now = now_us()
     if key.revoked_us is not None:
-        return "revoked" if key.revoked_us <= now else f"ends {_when(key.revoked_us)}"
+        return "revoked" if key.revoked_us <= now else f"ends {shown_instant(key.revoked_us)}"
     if key.expires_us is not None:
-        return "expired" if key.expires_us <= now else f"until {_when(key.expires_us)}"
+        return "expired" if key.expires_us <= now else f"until {shown_instant(key.expires_us)}"
     return "active"
-
-
-def _when(microseconds: int | None) -> str:
-    return f"{from_us(microseconds):%Y-%m-%d %H:%M:%S}" if microseconds else "never"

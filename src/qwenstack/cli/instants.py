@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import click
 
+from qwenstack.core.instants import from_us, to_us
+
 _DURATION = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -17,6 +19,20 @@ def parse_duration_s(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is no duration; write 30s, 15m, 24h, 7d or 2w")
     return int(match[1]) * _SECONDS[match[2]]
+
+
+def parse_instant_us(text: str) -> int:
+    """Microseconds of an ISO 8601 instant, in UTC where it names no zone; raises a usage error."""
+    try:
+        instant = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no instant; write 2026-12-01T08:00Z") from None
+    return to_us(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
+
+
+def shown_instant(microseconds: int | None) -> str:
+    """An instant in UTC, as tables show it; `never` for none."""
+    return f"{from_us(microseconds):%Y-%m-%d %H:%M:%S}" if microseconds else "never"
 
 
 def parse_period(text: str, today: date) -> tuple[datetime, datetime]:

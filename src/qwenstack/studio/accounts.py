@@ -20,9 +20,11 @@ from qwenstack.storage import tables
 from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import add_to
 from qwenstack.storage.rows import read_row
+from qwenstack.studio.changes import FUNDS_TOPIC, TENANCY, note_change, version_of
 from qwenstack.studio.ledger.entries import FUNDS, GRANTS, transfer, workspace_account
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.writes import Post, write_all
+from qwenstack.studio.raised_limits import copy_raises, read_raises
 from qwenstack.studio.tenancy import (
     ApiKey,
     Billing,
@@ -36,8 +38,6 @@ from qwenstack.studio.tenancy import (
     make_key,
 )
 
-TENANCY = "tenancy"
-FUNDS_TOPIC = "funds"
 NAME_LENGTH_MAX = 200
 _TEXT_LENGTH_MAX = 64
 # A balance is a signed 64-bit number of micro-units: half of it is left for what is added at once.
@@ -59,15 +59,8 @@ def read_tenancy(connection: Connection) -> Tenancy:
         keys=[_key(row) for row in connection.execute(select(tables.api_keys))],
         plans=plans.values(),
         budgets=[read_row(row, Budget) for row in connection.execute(select(tables.budgets))],
+        raises=read_raises(connection),
     )
-
-
-def version_of(connection: Connection, topic: str) -> int:
-    """How often `topic` has changed."""
-    version = connection.scalar(
-        select(tables.changes.c.version).where(tables.changes.c.topic == topic)
-    )
-    return version or 0
 
 
 def create_workspace(
@@ -111,7 +104,7 @@ def create_workspace(
         connection.execute(insert(tables.workspaces).values(**row))
     except IntegrityError:  # another process was faster
         raise _name_taken(name) from None
-    _changed(connection, TENANCY)
+    note_change(connection, TENANCY)
     record(connection, actor, "workspace.create", workspace.id, msgspec.to_builtins(workspace))
     return workspace
 
@@ -130,7 +123,7 @@ def set_suspended(
         .where(tables.workspaces.c.id == workspace_id)
         .values(suspended=suspended)
     )
-    _changed(connection, TENANCY)
+    note_change(connection, TENANCY)
     action = "workspace.suspend" if suspended else "workspace.resume"
     record(connection, actor, action, workspace_id, {})
 
@@ -186,7 +179,7 @@ def create_key(
     row["scopes"] = msgspec.json.encode(scopes).decode()
     row["models"] = None if models is None else msgspec.json.encode(models).decode()
     connection.execute(insert(tables.api_keys).values(**row))
-    _changed(connection, TENANCY)
+    note_change(connection, TENANCY)
     detail = {"name": name, "prefix": key.prefix, "workspace": workspace_id, "scopes": scopes}
     record(connection, actor, "key.create", key.id, detail)
     return key, drawn
@@ -201,7 +194,7 @@ def revoke_key(
     connection.execute(
         update(tables.api_keys).where(tables.api_keys.c.id == key.id).values(revoked_us=at_us)
     )
-    _changed(connection, TENANCY)
+    note_change(connection, TENANCY)
     record(connection, actor, "key.revoke", key.id, {"prefix": key.prefix, "at_us": at_us})
 
 
@@ -210,8 +203,9 @@ def rotate_key(
 ) -> tuple[ApiKey, NewKey]:
     """Make a successor with the same rights; the old key ends after `overlap_s` seconds.
 
-    The successor lives as long from now as the old key was made for, and has its budgets with what
-    was spent of them: rotating resets nothing. Raises Refusal for a key that is over already.
+    The successor lives as long from now as the old key was made for, has its raised limits, and its
+    budgets with what was spent of them: rotating resets nothing. Raises Refusal for a key that is
+    over already.
     """
     old, now = find_key(connection, key_id), now_us()
     ends = [each for each in (old.revoked_us, old.expires_us) if each is not None]
@@ -229,6 +223,7 @@ def rotate_key(
         expires_us=None if old.expires_us is None else now + old.expires_us - old.created_us,
     )
     _copy_budgets(connection, actor, old.id, made[0].id)
+    copy_raises(connection, actor, old.id, made[0].id)
     # An end that was set before stays where it comes first.
     end_us = min([now + overlap_s * 1_000_000, *ends])
     revoke_key(connection, actor=actor, key_id=old.id, at_us=end_us)
@@ -251,7 +246,7 @@ def _copy_budgets(connection: Connection, actor: str, old_key: str, new_key: str
                 )
             )
         record(connection, actor, "budget.create", budget.id, msgspec.to_builtins(budget))
-    _changed(connection, FUNDS_TOPIC)
+    note_change(connection, FUNDS_TOPIC)
 
 
 def find_key(connection: Connection, reference: str) -> ApiKey:
@@ -289,7 +284,7 @@ def put_plan(connection: Connection, *, actor: str, plan: Plan) -> Plan:
             id=plan.id, version=plan.version, document=document, created_us=now_us()
         )
     )
-    _changed(connection, TENANCY)
+    note_change(connection, TENANCY)
     record(connection, actor, "plan.put", plan.id, msgspec.to_builtins(plan))
     return plan
 
@@ -324,7 +319,7 @@ def create_budget(
     connection.execute(
         insert(tables.budgets).values(**msgspec.structs.asdict(budget), created_us=now_us())
     )
-    _changed(connection, TENANCY)
+    note_change(connection, TENANCY)
     record(connection, actor, "budget.create", budget.id, msgspec.to_builtins(budget))
     return budget
 
@@ -369,7 +364,7 @@ def grant_free_quota(
         .where(table.c.workspace_id == workspace_id, table.c.model == model)
         .values(expires_us=expires_us)
     )
-    _changed(connection, FUNDS_TOPIC)
+    note_change(connection, FUNDS_TOPIC)
     record(connection, actor, "free_quota.grant", workspace_id, row)
 
 
@@ -403,14 +398,10 @@ def _fund(
         memo=memo[:500],
     )
     write_all(connection, [Post(entry)])
-    _changed(connection, FUNDS_TOPIC)
+    note_change(connection, FUNDS_TOPIC)
     detail = {"amount_micro": amount.micro, "currency": amount.currency, "entry": entry.id}
     record(connection, actor, f"workspace.{kind}", workspace.id, detail)
     return entry.id
-
-
-def _changed(connection: Connection, topic: str) -> None:
-    add_to(connection, tables.changes, [{"topic": topic, "version": 1}], "version")
 
 
 def _check_text(text: str, field: str) -> None:

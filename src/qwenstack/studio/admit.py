@@ -21,6 +21,7 @@ from qwenstack.studio.admission.limits import (
     Snapshot,
     refusal_for,
 )
+from qwenstack.studio.admission.raises import lifted_key, lifted_model, lifted_whole
 from qwenstack.studio.deployments import Deployment, Deployments
 from qwenstack.studio.engine_refusals import refusal_of
 from qwenstack.studio.ledger.funds import Funds
@@ -202,7 +203,7 @@ class Door:
     async def _count(
         self, caller: Caller, deployment: Deployment, tokens: int, *, batch: bool
     ) -> Admission:
-        scopes = limit_scopes(caller, deployment.name, batch=batch)
+        scopes = limit_scopes(caller, deployment.name, now_us(), batch=batch)
         try:
             verdict = await self._limiter.reserve(caller.workspace.id, scopes, tokens)
         except LimiterUnavailableError as error:
@@ -216,16 +217,17 @@ class Door:
         return verdict
 
 
-def limit_scopes(caller: Caller, model: str, *, batch: bool) -> Scopes:
+def limit_scopes(caller: Caller, model: str, now_us: int, *, batch: bool) -> Scopes:
     """Every limit that a request counts against. Batch lines are exempt, as with the vendor."""
     if batch:
         return ()
-    plan = caller.plan
-    candidates = (
-        (f"model:{model}", plan.models.get(model, plan.per_model)),
-        ("all", plan.whole),
-        (f"key:{caller.key.id}", plan.per_key),
-    )
+    plan, raises, key = caller.plan, caller.raises, caller.key.id
+    of_model, of_all, of_key = plan.models.get(model, plan.per_model), plan.whole, plan.per_key
+    if raises:
+        of_model = lifted_model(of_model, model, raises, now_us)
+        of_all = lifted_whole(of_all, raises, now_us)
+        of_key = lifted_key(of_key, key, raises, now_us)
+    candidates = ((f"model:{model}", of_model), ("all", of_all), (f"key:{key}", of_key))
     return tuple((scope, limit) for scope, limit in candidates if limit != _UNLIMITED)
 
 

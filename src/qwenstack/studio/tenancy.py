@@ -13,6 +13,7 @@ import msgspec
 from qwenstack.core.instants import to_us
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.studio.admission.limits import Limit
+from qwenstack.studio.admission.raises import Raise
 
 Billing = Literal["prepaid", "postpaid"]
 Scope = Literal["inference", "batch", "usage", "admin"]
@@ -97,6 +98,7 @@ class Caller(msgspec.Struct, frozen=True):
     key: ApiKey
     plan: Plan
     budgets: tuple[Budget, ...]
+    raises: tuple[Raise, ...] = ()
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -140,6 +142,7 @@ class Tenancy:
         keys: Iterable[ApiKey] = (),
         plans: Iterable[Plan] = (),
         budgets: Iterable[Budget] = (),
+        raises: Iterable[Raise] = (),
     ) -> None:
         self.version = version
         self.workspaces = {workspace.id: workspace for workspace in workspaces}
@@ -149,6 +152,9 @@ class Tenancy:
         self.budgets: dict[str, list[Budget]] = {}
         for budget in budgets:
             self.budgets.setdefault(budget.workspace_id, []).append(budget)
+        self.raises: dict[str, list[Raise]] = {}
+        for each in raises:
+            self.raises.setdefault(each.workspace_id, []).append(each)
         self._callers: dict[str, Caller] = {}
 
     def authenticate(self, secret: str | None, now_us: int) -> ApiKey:
@@ -209,7 +215,10 @@ class Tenancy:
             for budget in self.budgets.get(workspace_id, ())
             if budget.key_id is None or budget.key_id == key.id
         )
-        return Caller(workspace, key, plan, budgets)
+        raises = tuple(
+            each for each in self.raises.get(workspace_id, ()) if each.key_id in (None, key.id)
+        )
+        return Caller(workspace, key, plan, budgets, raises)
 
 
 def _check_alive(key: ApiKey, now_us: int) -> ApiKey:

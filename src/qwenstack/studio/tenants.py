@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.money import Money
 from qwenstack.storage.database import reading
-from qwenstack.studio.accounts import FUNDS_TOPIC, TENANCY, read_tenancy, touch_keys, version_of
+from qwenstack.studio.accounts import read_tenancy, touch_keys
+from qwenstack.studio.changes import FUNDS_TOPIC, TENANCY, version_of
 from qwenstack.studio.ledger.funds import Funds
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.standing import read_standing

@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import anthropic
 import dashscope
+import huggingface_hub
 import msgspec
 import openai
 import pytest
@@ -62,6 +64,9 @@ class Up(msgspec.Struct):
     model: str
     home: str
     admin_key: str = ""
+    hub: str = ""
+    hub_token: str = ""
+    release: str = ""
     seen: dict[str, TokenUsage] = {}
     requests: Counter[str] = msgspec.field(default_factory=Counter)
 
@@ -142,6 +147,19 @@ def dashscope_generate(up: Up, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(dashscope, "base_http_api_url", f"{up.base_url}/api/v1")
     monkeypatch.setattr(dashscope, "api_key", up.api_key)
     return dashscope.Generation.call
+
+
+def test_the_model_that_is_served_lies_in_the_hub_beside(
+    up: Up, default_model_path: Path, tmp_path: Path
+) -> None:
+    api = huggingface_hub.HfApi(endpoint=up.hub, token=up.hub_token)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not (api.repo_exists(up.release) and api.file_exists(up.release, "README.md")):
+        assert time.monotonic() < deadline, "the default model was never published"
+        time.sleep(0.5)
+    siblings = api.model_info(up.release, files_metadata=True).siblings or []
+    sizes = {each.rfilename: each.size for each in siblings}
+    assert sizes[default_model_path.name] == default_model_path.stat().st_size
 
 
 def test_openai_chats_and_streams(up: Up, openai_client: openai.OpenAI) -> None:

@@ -61,7 +61,7 @@ def test_every_command_shown_exists_with_its_options(where: str, words: str) -> 
         assert found is not None, f"{where} shows `qwenstack {words}`"
         command, rest = found, rest[1:]
         context = click.Context(command, parent=context, info_name=command.name)
-    options = {name for each in command.params for name in each.opts}
+    options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
     for word in rest:
         if word.startswith("--"):
             name = word.split("=")[0]

@@ -85,6 +85,8 @@ def pinned(index: Path, content: bytes) -> PinnedModel:
     parts = tuple(write_wheel(index, number, piece) for number, piece in enumerate(pieces, 1))
     return PinnedModel(
         name="tiny",
+        release="Tiny-GGUF",
+        card="",
         file_name="tiny.gguf",
         source=JoinedFile(parts, hashlib.sha256(content).hexdigest()),
         provenance="a test",

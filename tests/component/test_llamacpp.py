@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from qwenstack.core.generation import (
@@ -10,6 +11,7 @@ from qwenstack.core.generation import (
     FinishReason,
     GenerationRequest,
     Message,
+    ResponseFormat,
     Sampling,
     TextPart,
 )
@@ -47,3 +49,15 @@ async def test_the_capital_of_france(llamacpp_engine: LlamaCpp) -> None:
     assert answer.usage.prompt == await llamacpp_engine.count_prompt(request)
     # The end-of-turn token is generated, and counted, but is no text.
     assert answer.usage.completion == await llamacpp_engine.count_text(answer.choices[0].text) + 1
+
+
+@pytest.mark.parametrize("form", [ResponseFormat(), ResponseFormat("json_object")])
+async def test_it_says_which_stop_text_ended_the_answer_and_when_none_did(
+    llamacpp_engine: LlamaCpp, form: ResponseFormat
+) -> None:
+    question = ask("Write the JSON object with the key a and the value 7.", response_format=form)
+    stops = ("never", "7")
+    stopped = await complete(llamacpp_engine, msgspec.structs.replace(question, stop=stops))
+    assert stopped.choices[0].stopped_by == "7"
+    whole = await complete(llamacpp_engine, msgspec.structs.replace(question, stop=("never",)))
+    assert (whole.choices[0].finish, whole.choices[0].stopped_by) == (FinishReason.STOP, None)

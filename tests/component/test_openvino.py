@@ -103,6 +103,7 @@ async def test_max_tokens_stop_and_n_are_kept(engine: OpenVino) -> None:
     assert "4" in stopped.choices[0].text
     assert "5" not in stopped.choices[0].text
     assert stopped.choices[0].finish is FinishReason.STOP
+    assert stopped.choices[0].stopped_by == "5"
     three = await complete(
         engine, ask("Name a colour.", n=3, sampling=Sampling(temperature=1.0, seed=1))
     )

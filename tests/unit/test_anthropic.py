@@ -24,6 +24,7 @@ from qwenstack.core.generation import (
     Step,
     TextPart,
     ToolCall,
+    ToolCallDelta,
     ToolChoice,
 )
 from qwenstack.core.refusals import Refusal, RefusalKind
@@ -347,6 +348,29 @@ def test_the_prompts_tokens_stand_at_the_start_where_they_are_known() -> None:
     assert events[0][1]["message"]["usage"]["input_tokens"] == 5
     assert events[0][1]["message"]["usage"]["output_tokens"] == 0
     assert events[-2][1]["usage"]["output_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "called", "expected"),
+    [
+        ("END", False, ("stop_sequence", "END")),
+        (None, False, ("end_turn", None)),
+        ("never sent", False, ("end_turn", None)),
+        ("END", True, ("tool_use", None)),
+    ],
+)
+def test_the_stop_sequence_that_ended_the_answer_is_told_where_the_engine_says_it(
+    told: str | None, called: bool, expected: tuple[str, str | None]
+) -> None:
+    call = SURFACE.parse(body(stop_sequences=["END", "OVER"]), {})
+    calls = (ToolCallDelta(0, "1", "f", "{}"),) if called else ()
+    delta = Delta(text="a", tool_calls=calls, finish=FinishReason.STOP, stopped_by=told)
+    step = Step((delta,), TokenUsage(5, 1), final=True)
+    answer = json.loads(SURFACE.encode(call, fold([step]), "req_1", 0))
+    assert (answer["stop_reason"], answer["stop_sequence"]) == expected
+    encoder = SURFACE.encoder(call, "req_1", 0)
+    ending = read_sse(encoder.start() + encoder.finish(step))[-2][1]["delta"]
+    assert (ending["stop_reason"], ending["stop_sequence"]) == expected
 
 
 @settings(max_examples=150, deadline=None)

@@ -75,6 +75,8 @@ def test_the_beginning_of_an_answer_makes_one_empty_step() -> None:
         ({"matched_stop": "END"}, "END"),
         ({"stop_reason": 151645}, None),
         ({"matched_stop": 151645}, None),
+        ({"__verbose": {"stopping_word": "END", "stop_type": "word"}}, "END"),
+        ({"__verbose": {"stopping_word": "", "stop_type": "eos"}}, None),
         ({"stop_reason": None}, None),
         ({"stop_reason": {"a": [1]}}, None),
         ({}, None),
@@ -83,7 +85,9 @@ def test_the_beginning_of_an_answer_makes_one_empty_step() -> None:
 def test_the_stop_text_that_ended_a_choice_is_told_where_the_server_says_it(
     fields: dict[str, Any], stopped_by: str | None
 ) -> None:
-    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", **fields}]}
+    top = {name: value for name, value in fields.items() if name.startswith("__")}
+    own = {name: value for name, value in fields.items() if name not in top}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", **own}], **top}
     step = final([chunk(content="a"), json.dumps(end).encode(), usage_chunk(), DONE])
     assert step.deltas[-1].stopped_by == stopped_by
     builder = CompletionBuilder()

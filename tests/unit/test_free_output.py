@@ -93,5 +93,6 @@ def test_text_ends_before_the_first_stop_however_it_comes(
     assert not any(stop in passed for stop in stops)
     assert text.startswith(passed)
     assert finder.stopped == any(stop in text for stop in stops)
+    assert not finder.stopped or text[len(passed) :].startswith(finder.stopped_by or "?")
     if not finder.stopped:
         assert passed == text

@@ -21,14 +21,19 @@ class StopFinder:
     """Passes text on up to the first of `stops`, which it keeps.
 
     >>> finder = StopFinder(("END",))
-    >>> finder.feed("one E"), finder.feed("ND two"), finder.stopped
-    ('one ', '', True)
+    >>> finder.feed("one E"), finder.feed("ND two"), finder.stopped_by
+    ('one ', '', 'END')
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one of them has come."""
+        return self.stopped_by is not None
 
     def feed(self, text: str) -> str:
         """What of the text so far can no longer be a part of a stop."""
@@ -37,11 +42,11 @@ class StopFinder:
         if not self._stops:
             return text
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            place, self.stopped_by = min(found, key=lambda each: each[0])
             self._held = ""
-            return text[: min(found)]
+            return text[:place]
         cut = len(text) - max(overlap(text, stop) for stop in self._stops)
         self._held = text[cut:]
         return text[:cut]

@@ -20,6 +20,7 @@ import msgspec
 
 from qwenstack.core.generation import (
     Delta,
+    FinishReason,
     GenerationRequest,
     ResponseFormat,
     Sampling,
@@ -117,10 +118,19 @@ async def generate_constrained(
 
 
 def _taken(choice: ConstrainedChoice, delta: Delta) -> Delta | None:
-    taken = choice.feed(delta.text, delta.finish)
-    if taken is None or not delta.logprobs or taken.tool_calls:
-        return taken
-    return msgspec.structs.replace(taken, logprobs=delta.logprobs)
+    if delta.stopped_by is not None:
+        # It ends an answer where it stands, whole or not, as the limit of tokens does.
+        taken = choice.feed(delta.text, FinishReason.LENGTH)
+    else:
+        taken = choice.feed(delta.text, delta.finish)
+    if taken is None:
+        return None
+    return msgspec.structs.replace(
+        taken,
+        logprobs=() if taken.tool_calls else delta.logprobs,
+        finish=delta.finish if delta.stopped_by else taken.finish,
+        stopped_by=delta.stopped_by,
+    )
 
 
 async def constrained_prompt(client: OpenAIEngine, request: GenerationRequest) -> str:

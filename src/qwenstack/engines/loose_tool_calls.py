@@ -92,7 +92,8 @@ class LooseChoice:
             return self._let_go(Delta(self._index))
         calls = self._calls() if delta.finish is FinishReason.STOP else ()
         if not calls:
-            return self._let_go(Delta(self._index, finish=delta.finish))
+            ending = Delta(self._index, finish=delta.finish, stopped_by=delta.stopped_by)
+            return self._let_go(ending)
         return Delta(
             self._index,
             tool_calls=calls,
@@ -112,6 +113,7 @@ class LooseChoice:
             tool_calls=delta.tool_calls,
             logprobs=logprobs + delta.logprobs,
             finish=delta.finish,
+            stopped_by=delta.stopped_by,
         )
 
     def _calls(self) -> tuple[ToolCallDelta, ...]:

@@ -152,6 +152,7 @@ class _Generation(msgspec.Struct, omit_defaults=True):
     thinking_token_budget: int | None = None
     thinking_budget_tokens: int | None = None
     timings_per_token: bool | None = None
+    verbose: bool | None = None
 
 
 class _Embeddings(msgspec.Struct, omit_defaults=True):
@@ -204,6 +205,8 @@ def encode_generation(
     )
     if llama_server:
         body.repeat_penalty = sampling.repetition_penalty
+        # Only then does it say which of the stop texts it met.
+        body.verbose = True if request.stop else None
     else:
         body.repetition_penalty = sampling.repetition_penalty
     if sampling.logit_bias:

@@ -135,6 +135,12 @@ class WireChoice(msgspec.Struct, gc=False):
     matched_stop: object = None
 
 
+class WireVerbose(msgspec.Struct, gc=False):
+    """llama-server's `__verbose`, where it was asked for: which stop text ended the choice."""
+
+    stopping_word: object = None
+
+
 class WireChunk(msgspec.Struct, gc=False):
     """A stream event or a whole answer."""
 
@@ -142,6 +148,7 @@ class WireChunk(msgspec.Struct, gc=False):
     usage: WireUsage | None = None
     timings: WireTimings | None = None
     error: WireErrorDetail | str | None = None
+    verbose: WireVerbose | None = msgspec.field(default=None, name="__verbose")
 
 
 _chunk_decoder = msgspec.json.Decoder(WireChunk)
@@ -235,7 +242,7 @@ class StreamDecoder:
                     reasoning = piece.reasoning_content or piece.reasoning or ""
                     deltas.append(Delta(choice.index, piece.content, reasoning))
                 else:
-                    self._take(choice, deltas)
+                    self._take(choice, deltas, chunk.verbose)
             if wanted > 1:
                 self._count_choice(chunk)
             if chunk.usage is not None and len(finished) == wanted:
@@ -278,7 +285,7 @@ class StreamDecoder:
         self._opened = True
         return Step(tuple(deltas), usage)
 
-    def _take(self, choice: WireChoice, deltas: list[Delta]) -> None:
+    def _take(self, choice: WireChoice, deltas: list[Delta], verbose: WireVerbose | None) -> None:
         """Append what one choice of one chunk brings."""
         index = choice.index
         piece = choice.delta or choice.message
@@ -297,10 +304,8 @@ class StreamDecoder:
             if finish is not None:
                 self._finished.add(index)
                 self._ended = index
-            stopped_by = choice.stop_reason or choice.matched_stop
-            if finish is None or not isinstance(stopped_by, str):
-                stopped_by = None
-            deltas.append(Delta(index, text or "", reasoning, calls, logprobs, finish, stopped_by))
+            told = None if finish is None else _stopped_by(choice, verbose)
+            deltas.append(Delta(index, text or "", reasoning, calls, logprobs, finish, told))
 
     def _finish(self, index: int, reason: str) -> FinishReason | None:
         """The reason in our own terms; None where the choice has ended already."""
@@ -439,6 +444,13 @@ def _decode_chunks(payloads: list[bytes]) -> list[WireChunk]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EngineProtocolError(f"the engine sent what is no chunk: {error}") from error
     return chunks
+
+
+def _stopped_by(choice: WireChoice, verbose: WireVerbose | None) -> str | None:
+    told = choice.stop_reason or choice.matched_stop
+    if told is None and verbose is not None:
+        told = verbose.stopping_word
+    return told if isinstance(told, str) and told else None
 
 
 def _tool_calls(calls: list[WireToolCall]) -> tuple[ToolCallDelta, ...]:

@@ -192,6 +192,7 @@ def wire_choice(delta: Delta, logprobs: list[tuple[bytes, float]], *, chat: bool
         choice["logprobs"] = _logprobs(logprobs, chat=chat)
     if delta.finish is not None:
         choice["finish_reason"] = delta.finish.value
+        choice["stop_reason"] = delta.stopped_by
     return choice
 
 

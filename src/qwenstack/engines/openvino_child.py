@@ -299,7 +299,7 @@ class _Stream:
                 # The pipeline may have gone on past a stop text: what it made counts as made.
                 choice.spent.completion += len(tokens.ids) - place - 1 if token >= 0 else 0
                 break
-        merged = _merged(deltas, self._choices.index(choice))
+        merged = _merged(deltas, self._choices.index(choice), choice.stops.stopped_by)
         self._check_answer(choice, merged)
         return merged
 
@@ -317,7 +317,7 @@ class _Stream:
             raise EngineProtocolError("the engine's answer does not satisfy the schema")
 
 
-def _merged(deltas: list[Delta], index: int) -> Delta | None:
+def _merged(deltas: list[Delta], index: int, stopped_by: str | None) -> Delta | None:
     if not deltas:
         return None
     return Delta(
@@ -326,6 +326,7 @@ def _merged(deltas: list[Delta], index: int) -> Delta | None:
         "".join(delta.reasoning for delta in deltas),
         tuple(call for delta in deltas for call in delta.tool_calls),
         finish=deltas[-1].finish,
+        stopped_by=stopped_by,
     )
 
 

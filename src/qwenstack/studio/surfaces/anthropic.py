@@ -19,7 +19,7 @@ from qwenstack.studio.surfaces.anthropic_request import (
     read_count_request,
     read_messages_request,
 )
-from qwenstack.studio.surfaces.anthropic_stream import MessageStream, stop_reason
+from qwenstack.studio.surfaces.anthropic_stream import MessageStream, stop_reason, stopped_by
 from qwenstack.studio.surfaces.anthropic_usage import Usage, usage_of
 from qwenstack.studio.surfaces.interface import Call, Reply, StreamEncoder
 
@@ -75,6 +75,7 @@ class AnthropicMessages:
 
     name = "anthropic.messages"
     stream_content_type = b"text/event-stream; charset=utf-8"
+    sign_of_life = b'event: ping\ndata: {"type":"ping"}\n\n'
 
     def parse(self, body: bytes, headers: dict[bytes, bytes]) -> Call:
         """Read a request; raises Refusal. No version or beta header changes what is read."""
@@ -91,15 +92,19 @@ class AnthropicMessages:
                 "assistant",
                 call.request.model,
                 tuple(_blocks(choice, _shape(call))),
-                stop_reason(choice.finish, called=bool(choice.tool_calls)),
-                None,
+                *stop_reason(
+                    choice.finish,
+                    stopped_by(choice.stopped_by, call.request.stop),
+                    called=bool(choice.tool_calls),
+                ),
                 usage_of(completion.usage),
             )
         )
 
     def encoder(self, call: Call, request_id: str, created: int) -> StreamEncoder:
         """The encoder of one stream."""
-        return MessageStream(call.request.model, _shape(call).show_thoughts, request_id)
+        request = call.request
+        return MessageStream(request.model, request.stop, _shape(call).show_thoughts, request_id)
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
         """A refusal in Anthropic's shape."""

@@ -26,26 +26,39 @@ _STOP_REASONS = {
 }
 
 
-def stop_reason(finish: FinishReason, *, called: bool) -> str:
-    """Why the answer ended, in Anthropic's words; `called`: it holds a tool call.
+def stop_reason(
+    finish: FinishReason, sequence: str | None, *, called: bool
+) -> tuple[str, str | None]:
+    """Why the answer ended, in Anthropic's words, and the stop sequence that ended it.
 
-    Engines don't say whether a stop sequence or the model's own end stopped them: both are
-    `end_turn`. Some say plain `stop` after a call that `tool_choice` forced.
+    `called`: it holds a tool call. Some engines say plain `stop` after one that `tool_choice`
+    forced.
     """
     if called and finish is FinishReason.STOP:
-        return "tool_use"
-    return _STOP_REASONS[finish]
+        return "tool_use", None
+    if sequence is not None and finish is FinishReason.STOP:
+        return "stop_sequence", sequence
+    return _STOP_REASONS[finish], None
+
+
+def stopped_by(told: str | None, stops: tuple[str, ...]) -> str | None:
+    """The stop sequence that the engine met, where it says one of those that were sent."""
+    return told if told in stops else None
 
 
 class MessageStream:
     """Encodes the steps of one streamed message. `show_thoughts` False leaves thoughts empty."""
 
-    def __init__(self, model: str, show_thoughts: bool, request_id: str) -> None:
+    def __init__(
+        self, model: str, stops: tuple[str, ...], show_thoughts: bool, request_id: str
+    ) -> None:
         self._model = model
+        self._stops = stops
         self._show_thoughts = show_thoughts
         self._request_id = request_id
         self._usage = TokenUsage()
         self._finish = FinishReason.STOP
+        self._stopped_by: str | None = None
         # What the open block holds: _TEXT, _THINKING, the position of a tool call, or nothing.
         self._open: int | None = None
         self._blocks = 0
@@ -80,8 +93,10 @@ class MessageStream:
         """The last deltas, why the message ended, and the exact usage."""
         pieces = [self.step(step)]
         self._close(pieces)
-        reason = stop_reason(self._finish, called=bool(self._tool_blocks))
-        ending = {"stop_reason": reason, "stop_sequence": None}
+        reason, sequence = stop_reason(
+            self._finish, self._stopped_by, called=bool(self._tool_blocks)
+        )
+        ending = {"stop_reason": reason, "stop_sequence": sequence}
         pieces.append(
             _event(
                 b"message_delta",
@@ -116,6 +131,7 @@ class MessageStream:
             self._tool_piece(call, pieces)
         if delta.finish is not None:
             self._finish = delta.finish
+            self._stopped_by = stopped_by(delta.stopped_by, self._stops)
 
     def _tool_piece(self, call: ToolCallDelta, pieces: list[bytes]) -> None:
         index = self._tool_blocks.get(call.position)

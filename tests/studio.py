@@ -30,7 +30,9 @@ from qwenstack.studio.settings import (
     DatabaseSettings,
     DeploymentSettings,
     RemoteSettings,
+    ServerSettings,
     Settings,
+    TelemetrySettings,
 )
 from qwenstack.studio.usage import read_charges
 
@@ -55,6 +57,7 @@ class Upstream:
         self.status = 200
         self.tokenizes = False
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.running = 0
         self.running_max = 0
         self.cancelled = 0
@@ -87,6 +90,7 @@ class Upstream:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(await request.json())
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if self.status != 200:
             return web.json_response({"error": {"message": "no"}}, status=self.status)
         self.running += 1
@@ -206,6 +210,8 @@ async def running_studio(
     valkey_url: str = "",
     engine: dict[str, Any] | None = None,
     observer: Observer | None = None,
+    server: ServerSettings | None = None,
+    telemetry: TelemetrySettings | None = None,
     **deployment: Any,
 ) -> AsyncIterator[RunningStudio]:
     """Serve model `m` on `upstream` until the block ends; `/metrics` too where Watchers observe."""
@@ -218,6 +224,8 @@ async def running_studio(
         settings = Settings(
             database=DatabaseSettings(url=database_url),
             admission=AdmissionSettings(url=valkey_url),
+            server=server or ServerSettings(),
+            telemetry=telemetry or TelemetrySettings(),
             deployments=(DeploymentSettings(engine=remote, **fields),),
         )
         async with serve(settings, home, upstream, observer) as studio:

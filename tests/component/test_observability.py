@@ -57,10 +57,11 @@ async def watched(
     upstream: Upstream | None = None,
     **engine: str,
 ) -> AsyncIterator[RunningStudio]:
-    watchers = Watchers(telemetry or TelemetrySettings())
+    telemetry = telemetry or TelemetrySettings()
+    watchers = Watchers(telemetry)
     try:
         async with running_studio(
-            home, upstream=upstream, observer=watchers, engine=dict(engine)
+            home, upstream=upstream, observer=watchers, telemetry=telemetry, engine=dict(engine)
         ) as studio:
             yield studio
     finally:
@@ -487,6 +488,68 @@ async def test_a_collector_that_is_away_holds_up_neither_requests_nor_the_end(
             assert len(await studio.charges()) == 1
     # The exporter's pauses are random: it gives up by itself, or is made to.
     assert "Failed to export spans" in caplog.text or "spans were dropped" in caplog.text
+
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+CALLER = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
+
+
+async def traced(studio: RunningStudio, key: str, headers: dict[str, str]) -> str:
+    """Ask with these headers; the id that the answer has."""
+    body = {"model": "m", "messages": [{"role": "user", "content": PROMPT}]}
+    async with studio.session.post(
+        f"{studio.url}/v1/chat/completions",
+        json=body,
+        headers={"Authorization": f"Bearer {key}", **headers},
+    ) as response:
+        assert response.status == 200
+        return response.headers["x-request-id"]
+
+
+async def test_a_clients_trace_goes_on_through_our_span_to_the_remote_engine(
+    tmp_path: Path,
+) -> None:
+    async with otlp_receiver() as (url, spans):
+        async with watched(tmp_path, TelemetrySettings(otlp_endpoint=url)) as studio:
+            await traced(studio, await studio.tenant(), CALLER)
+            [told] = studio.upstream.headers
+    [span] = spans
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, SPAN)
+    assert span.trace_state == "vendor=1"
+    assert told["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
+    assert told["tracestate"] == "vendor=1"
+
+
+@pytest.mark.parametrize("sent", ["", "00-1-2-3", f"00-{'0' * 32}-{SPAN}-01", "x" * 4000])
+async def test_a_hostile_trace_is_ignored_and_a_new_one_begun(tmp_path: Path, sent: str) -> None:
+    headers = {"traceparent": sent, "tracestate": "vendor=1"}
+    async with otlp_receiver() as (url, spans):
+        async with watched(tmp_path, TelemetrySettings(otlp_endpoint=url)) as studio:
+            await traced(studio, await studio.tenant(), headers)
+            [told] = studio.upstream.headers
+    [span] = spans
+    assert not span.parent_span_id
+    assert not span.trace_state
+    assert told["traceparent"] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"
+    assert "tracestate" not in told
+
+
+async def test_without_a_collector_a_valid_trace_is_passed_on_as_it_came(tmp_path: Path) -> None:
+    async with watched(tmp_path) as studio:
+        key = await studio.tenant()
+        await traced(studio, key, CALLER)
+        await traced(studio, key, {"traceparent": "00-1-2-3"})
+        first, second = studio.upstream.headers
+    assert {name: first[name] for name in CALLER} == CALLER
+    assert not {"traceparent", "tracestate"} & set(second)
+
+
+async def test_a_request_id_that_the_client_sends_is_not_believed(tmp_path: Path) -> None:
+    sent = {"x-request-id": "req_mine", "request-id": "req_mine", "x-client-request-id": "req_mine"}
+    async with watched(tmp_path) as studio:
+        key = await studio.tenant()
+        ids = [await traced(studio, key, sent) for _ in range(2)]
+        assert len({*ids, "req_mine"}) == 3
 
 
 async def test_a_ratio_of_zero_sends_nothing(tmp_path: Path) -> None:

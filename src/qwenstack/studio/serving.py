@@ -63,15 +63,18 @@ class Serving:
         self._streams = streams
         self._observer = observer
         self._tasks: set[asyncio.Task[None]] = set()
+        self._running = 0
 
     async def stream(self, ticket: Ticket) -> AsyncGenerator[Step, None]:
         """Run an admitted generation step by step; raises Refusal when it breaks.
 
         The first step may be empty: the engine has begun to answer. The final step comes only once
-        the bill is durable; everything before it may be sent at once. Deltas that end a choice are kept back for the final step: nobody sees a whole answer
-        that is not billed. Closing this generator settles what was delivered.
+        the bill is durable; everything before it may be sent at once. Deltas that end a choice are
+        kept back for the final step: nobody sees a whole answer that is not billed. Closing this
+        generator settles what was delivered.
         """
         delivery = _Delivery(ticket)
+        self._running += 1
         self._streams.opened(ticket.request_id, _Saved(ticket))
         try:
             async with _slot(ticket), aclosing(_steps(ticket)) as steps:
@@ -88,6 +91,7 @@ class Serving:
         except EngineError as error:
             raise self._failed(ticket, error) from error
         finally:
+            self._running -= 1
             if not ticket.closed:
                 self._end_early(ticket, delivery)
 
@@ -98,6 +102,7 @@ class Serving:
         Refusal.
         """
         builder = CompletionBuilder()
+        self._running += 1
         try:
             async with _slot(ticket), aclosing(_steps(ticket)) as steps:
                 step = Step()
@@ -113,6 +118,7 @@ class Serving:
         except EngineError as error:
             raise self._failed(ticket, error) from error
         finally:
+            self._running -= 1
             if not ticket.closed:
                 self._void(ticket)
         return body
@@ -120,6 +126,7 @@ class Serving:
     async def embed(self, ticket: Ticket, encode: Callable[[EmbeddingResult], bytes]) -> bytes:
         """Run an admitted embedding, encode it, settle it, and give the bytes; raises Refusal."""
         assert isinstance(ticket.request, EmbeddingRequest)
+        self._running += 1
         try:
             async with _slot(ticket):
                 result = await ticket.deployment.engine.embed(ticket.request)
@@ -129,6 +136,7 @@ class Serving:
         except EngineError as error:
             raise self._failed(ticket, error) from error
         finally:
+            self._running -= 1
             if not ticket.closed:
                 self._void(ticket)
         return body
@@ -147,7 +155,11 @@ class Serving:
             ticket, outcome, now_us(), result=result, leaves=saved or self._funds.stored
         )
         hold, charge = ticket.hold, settlement.charge
-        future = self._journal.submit(settlement, lambda _fresh: self._funds.settled(hold, charge))
+        future = self._journal.submit(
+            settlement,
+            lambda _fresh: self._funds.settled(hold, charge),
+            alone=self._running == 1,
+        )
         ticket.closed = True
         await self._return_unused(ticket, charge.usage.total)
         try:

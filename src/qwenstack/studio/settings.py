@@ -24,13 +24,17 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ServerSettings(_Section, frozen=True):
-    """`[server]`. `workers` above 1 needs PostgreSQL, Valkey and remote engines."""
+    """`[server]`. `workers` above 1 needs PostgreSQL, Valkey and remote engines.
+
+    A stream that stands still for `keep_alive_s` sends a sign of life; 0 sends none.
+    """
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     workers: int = 1
     body_bytes_max: int = 16 * 1024 * 1024
     drain_s: float = 20.0
+    keep_alive_s: float = 15.0
 
 
 class DatabaseSettings(_Section, frozen=True):
@@ -180,6 +184,11 @@ def check(settings: Settings) -> Settings:
         raise ValueError(f"server.port is {server.port}; it must lie between 0 and 65535")
     if server.workers < 1:
         raise ValueError(f"server.workers is {server.workers}; it must be at least 1")
+    if not (server.keep_alive_s == 0 or 0.01 <= server.keep_alive_s <= 3600):
+        raise ValueError(
+            f"server.keep_alive_s is {server.keep_alive_s}; it must be 0 (off) or lie between 0.01 "
+            "and 3600"
+        )
     _check_telemetry(settings.telemetry)
     if server.workers > 1:
         _check_shared(settings)

@@ -25,7 +25,7 @@ class EmbeddingRoute:
         call = surface.parse(body, exchange.headers)
         ticket = await path.door.admit(
             caller,
-            call.request,
+            path.traced(exchange, call.request),
             surface=surface.name,
             stream=False,
             request_id=exchange.request_id,

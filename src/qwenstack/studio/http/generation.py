@@ -9,6 +9,7 @@ from qwenstack.core.refusals import Refusal
 from qwenstack.studio.admission.limits import rate_limit_headers
 from qwenstack.studio.http.exchange import Exchange
 from qwenstack.studio.http.request_path import RequestPath
+from qwenstack.studio.http.streamed_answer import StreamedAnswer
 from qwenstack.studio.surfaces.interface import Call, GenerationSurface
 from qwenstack.studio.ticket import Ticket
 
@@ -30,7 +31,7 @@ class GenerationRoute:
         call = surface.parse(body, exchange.headers)
         ticket = await path.door.admit(
             caller,
-            call.request,
+            path.traced(exchange, call.request),
             surface=surface.name,
             stream=call.stream,
             request_id=exchange.request_id,
@@ -48,22 +49,24 @@ class GenerationRoute:
         await path.send_whole(exchange, ticket, path.serving.complete(ticket, encode))
 
     async def _stream(self, exchange: Exchange, call: Call, ticket: Ticket) -> None:
-        encoder = self._surface.encoder(call, ticket.request_id, ticket.started_us // 1_000_000)
+        surface, path = self._surface, self._path
+        encoder = surface.encoder(call, ticket.request_id, ticket.started_us // 1_000_000)
+        headers = rate_limit_headers(ticket.admission.snapshot)
+        answer = StreamedAnswer(exchange, surface, headers, path.keep_alive_s)
+        began = False
         try:
-            async with aclosing(self._path.serving.stream(ticket)) as steps:
+            async with aclosing(path.serving.stream(ticket)) as steps:
                 async for step in steps:
                     data = encoder.finish(step) if step.final else encoder.step(step)
-                    if not exchange.started:
-                        await exchange.start(
-                            200,
-                            self._surface.stream_content_type,
-                            rate_limit_headers(ticket.admission.snapshot),
-                        )
+                    if not began:
                         data = encoder.start() + data
-                    if data:
-                        await exchange.write(data, more=not step.final)
+                        began = True
+                    await answer.write(data, more=not step.final)
         except Refusal as refusal:
             if not exchange.started:
                 raise
-            self._path.observer.refused(self._surface.name, refusal, exchange.request_id)
-            await exchange.write(encoder.fail(refusal), more=False)
+            path.observer.refused(surface.name, refusal, exchange.request_id)
+            failure = encoder.fail(refusal)
+            await answer.write(failure if began else encoder.start() + failure, more=False)
+        finally:
+            answer.close()

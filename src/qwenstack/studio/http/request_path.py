@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from qwenstack.core.generation import EmbeddingRequest, GenerationRequest
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
+from qwenstack.core.trace_context import begin_span, read_trace_context
 from qwenstack.studio.admission.limits import rate_limit_headers
 from qwenstack.studio.admit import Door
 from qwenstack.studio.http.exchange import ClientGone, Exchange
@@ -20,6 +22,7 @@ from qwenstack.studio.tenancy import Caller
 from qwenstack.studio.tenants import Tenants
 from qwenstack.studio.ticket import Ticket
 
+_R = TypeVar("_R", GenerationRequest, EmbeddingRequest)
 _DEFECT = Refusal(RefusalKind.INTERNAL, "An internal error occurred.")
 
 
@@ -34,18 +37,35 @@ class Refusing(Protocol):
 
 
 class RequestPath(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of the studio that a request passes."""
+    """The parts of the studio that a request passes.
+
+    `sample_ratio` is the share of requests that are traced, None where no spans are sent anywhere.
+    `keep_alive_s` is how long a stream may stand still before a sign of life is sent; 0 sends none.
+    """
 
     tenants: Tenants
     door: Door
     serving: Serving
     observer: Observer
     body_bytes_max: int
+    sample_ratio: float | None
+    keep_alive_s: float
 
     async def received(self, exchange: Exchange) -> tuple[Caller, bytes]:
         """Who asks, and the request's body; raises Refusal."""
         caller = self.tenants.caller(exchange.secret, "inference", now_us())
         return caller, await exchange.body(self.body_bytes_max)
+
+    def traced(self, exchange: Exchange, request: _R) -> _R:
+        """The request with its span: ours, else the caller's, so that an engine continues it."""
+        header = exchange.headers.get(b"traceparent")
+        if header is None and self.sample_ratio is None:
+            return request
+        state = exchange.headers.get(b"tracestate", b"")
+        trace = None if header is None else read_trace_context(header, state)
+        if self.sample_ratio is not None:
+            trace = begin_span(trace, self.sample_ratio)
+        return request if trace is None else msgspec.structs.replace(request, trace=trace)
 
     async def answer(
         self, exchange: Exchange, surface: Refusing, serve: Callable[[Exchange], Awaitable[None]]

@@ -92,8 +92,9 @@ class Studio:
 
     def _routes(self) -> dict[tuple[str, str], Handler]:
         installation = self._installation
+        settings, telemetry = installation.settings, installation.settings.telemetry
         models = ModelRoutes(installation.tenants, installation.deployments)
-        usage = UsageRoute(installation.tenants, installation.database)
+        usage = UsageRoute(installation.tenants, installation.database, installation.journal)
         files = FileRoutes(installation.tenants, self.batches)
         batches = BatchRoutes(installation.tenants, self.batches)
         health = Health(installation)
@@ -102,7 +103,9 @@ class Studio:
             door=installation.door,
             serving=installation.serving,
             observer=installation.observer,
-            body_bytes_max=installation.settings.server.body_bytes_max,
+            body_bytes_max=settings.server.body_bytes_max,
+            sample_ratio=telemetry.sample_ratio if telemetry.otlp_endpoint else None,
+            keep_alive_s=settings.server.keep_alive_s,
         )
         routes: dict[tuple[str, str], Handler] = {
             ("GET", "/healthz"): health.alive,

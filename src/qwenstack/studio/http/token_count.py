@@ -22,7 +22,7 @@ class TokenCountRoute:
 
     async def _serve(self, exchange: Exchange) -> None:
         caller, body = await self._path.received(exchange)
-        request = self._surface.parse(body)
+        request = self._path.traced(exchange, self._surface.parse(body))
         tokens, snapshot = await self._path.door.count_prompt(caller, request)
         reply = Reply(200, self._surface.encode(tokens), rate_limit_headers(snapshot))
         await exchange.reply(reply)

@@ -15,12 +15,23 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 
 from qwenstack.core.generation import EmbeddingRequest, GenerationRequest
 from qwenstack.core.instants import now_us, to_us
 from qwenstack.core.refusals import Refusal
+from qwenstack.core.trace_context import TraceContext, begin_span
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.settings import TelemetrySettings
 from qwenstack.studio.ticket import Ticket
@@ -43,9 +54,13 @@ class Traces:
 
     def __init__(self, settings: TelemetrySettings, *, version: str) -> None:
         resource = Resource.create({"service.name": "qwenstack", "service.version": version})
+        self._sample_ratio = settings.sample_ratio
+        self._ids = _GivenIds()
         self._provider = TracerProvider(
             resource=resource,
-            sampler=TraceIdRatioBased(settings.sample_ratio),
+            # What is sampled was decided when the request came, since its engine was told.
+            sampler=ALWAYS_ON,
+            id_generator=self._ids,
             shutdown_on_exit=False,
         )
         self._exporter = OTLPSpanExporter(
@@ -99,10 +114,14 @@ class Traces:
     def _record(self, ticket: Ticket, attributes: Attributes, end_us: int) -> None:
         # Convention: CLIENT for a model elsewhere, INTERNAL for one within reach of this process,
         # whose weights have a digest.
+        trace = ticket.request.trace or begin_span(None, self._sample_ratio)
+        if not trace.sampled:
+            return
         remote = ticket.deployment.engine.identity.digest is None
+        self._ids.follow(trace)
         span = self._tracer.start_span(
             f"{attributes['gen_ai.operation.name']} {ticket.deployment.name}",
-            context=Context(),
+            context=_parent(trace),
             kind=SpanKind.CLIENT if remote else SpanKind.INTERNAL,
             attributes=attributes,
             start_time=ticket.started_us * 1000,
@@ -111,6 +130,37 @@ class Traces:
             span.set_attribute("error.type", ticket.failure)
             span.set_status(Status(StatusCode.ERROR))
         span.end(max(end_us, ticket.started_us) * 1000)
+
+
+class _GivenIds(IdGenerator):
+    """Gives the next span the ids that its engine was already told."""
+
+    def __init__(self) -> None:
+        self._span_id = self._trace_id = 0
+
+    def follow(self, trace: TraceContext) -> None:
+        """The next span is this one."""
+        self._trace_id, self._span_id = int(trace.trace_id, 16), int(trace.span_id, 16)
+
+    def generate_span_id(self) -> int:
+        return self._span_id
+
+    def generate_trace_id(self) -> int:
+        return self._trace_id
+
+
+def _parent(trace: TraceContext) -> Context:
+    """The span of the caller, where there is one."""
+    if trace.parent_id is None:
+        return Context()
+    parent = SpanContext(
+        int(trace.trace_id, 16),
+        int(trace.parent_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+        trace_state=TraceState.from_header([trace.state]),
+    )
+    return set_span_in_context(NonRecordingSpan(parent), Context())
 
 
 def traces_url(endpoint: str) -> str:

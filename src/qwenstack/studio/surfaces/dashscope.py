@@ -21,7 +21,13 @@ from qwenstack.core.refusals import Refusal, RefusalKind, invalid
 from qwenstack.studio.surfaces import dashscope_errors
 from qwenstack.studio.surfaces.dashscope_answer import GenerationStream, Shape, whole_answer
 from qwenstack.studio.surfaces.dashscope_request import read_generation
-from qwenstack.studio.surfaces.interface import Call, EmbeddingCall, Reply, StreamEncoder
+from qwenstack.studio.surfaces.interface import (
+    SSE_COMMENT,
+    Call,
+    EmbeddingCall,
+    Reply,
+    StreamEncoder,
+)
 from qwenstack.studio.surfaces.json_body import decode
 from qwenstack.studio.surfaces.openai_fields import check_model, check_positive
 
@@ -39,6 +45,7 @@ class DashScopeGeneration:
     """The two generation routes; `multimodal` wraps an answer's text in a content list."""
 
     stream_content_type = b"text/event-stream;charset=UTF-8"
+    sign_of_life = SSE_COMMENT
 
     def __init__(self, *, multimodal: bool) -> None:
         self.name = "dashscope.multimodal" if multimodal else "dashscope.text"

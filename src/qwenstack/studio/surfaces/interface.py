@@ -61,10 +61,14 @@ class StreamEncoder(Protocol):
 
 
 class GenerationSurface(Protocol):
-    """A route that generates."""
+    """A route that generates.
+
+    `sign_of_life` is a whole event that clients pass over, for a stream that stands still.
+    """
 
     name: str
     stream_content_type: bytes
+    sign_of_life: bytes
 
     def parse(self, body: bytes, headers: dict[bytes, bytes]) -> Call:
         """Read a request; header names are lower-case. Raises Refusal for what is wrong in it."""
@@ -81,6 +85,10 @@ class GenerationSurface(Protocol):
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
         """A refusal in the vendor's shape."""
         ...
+
+
+# A comment: readers of server-sent events pass it over.
+SSE_COMMENT = b": keep-alive\n\n"
 
 
 class EmbeddingCall(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from qwenstack.core.generation import (
     ToolChoice,
 )
 from qwenstack.core.refusals import Refusal, invalid
-from qwenstack.studio.surfaces.interface import Call, Reply, StreamEncoder
+from qwenstack.studio.surfaces.interface import SSE_COMMENT, Call, Reply, StreamEncoder
 from qwenstack.studio.surfaces.json_body import decode, show
 from qwenstack.studio.surfaces.openai_chat_stream import ChatStream
 from qwenstack.studio.surfaces.openai_errors import refuse
@@ -180,6 +180,7 @@ class ChatSurface:
 
     name = "openai.chat"
     stream_content_type = b"text/event-stream; charset=utf-8"
+    sign_of_life = SSE_COMMENT
 
     def parse(self, body: bytes, headers: dict[bytes, bytes]) -> Call:
         """Read a chat request."""

@@ -12,7 +12,7 @@ import msgspec
 from qwenstack.core.generation import Choice, Completion, Delta, GenerationRequest, Step
 from qwenstack.core.refusals import Refusal, invalid
 from qwenstack.core.tokens import TokenUsage
-from qwenstack.studio.surfaces.interface import Call, Reply, StreamEncoder
+from qwenstack.studio.surfaces.interface import SSE_COMMENT, Call, Reply, StreamEncoder
 from qwenstack.studio.surfaces.json_body import decode, show
 from qwenstack.studio.surfaces.openai_errors import error_event, refuse
 from qwenstack.studio.surfaces.openai_fields import (
@@ -62,6 +62,7 @@ class CompletionsSurface:
 
     name = "openai.completions"
     stream_content_type = b"text/event-stream; charset=utf-8"
+    sign_of_life = SSE_COMMENT
 
     def parse(self, body: bytes, headers: dict[bytes, bytes]) -> Call:
         """Read a completion request."""

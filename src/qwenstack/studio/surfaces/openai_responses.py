@@ -19,7 +19,7 @@ from qwenstack.core.generation import (
     ToolChoice,
 )
 from qwenstack.core.refusals import Refusal, invalid
-from qwenstack.studio.surfaces.interface import Call, Reply, StreamEncoder
+from qwenstack.studio.surfaces.interface import SSE_COMMENT, Call, Reply, StreamEncoder
 from qwenstack.studio.surfaces.json_body import decode, show
 from qwenstack.studio.surfaces.openai_errors import refuse
 from qwenstack.studio.surfaces.openai_fields import (
@@ -195,6 +195,7 @@ class ResponsesSurface:
 
     name = "openai.responses"
     stream_content_type = b"text/event-stream; charset=utf-8"
+    sign_of_life = SSE_COMMENT
 
     def parse(self, body: bytes, headers: dict[bytes, bytes]) -> Call:
         """Read a Responses request."""

@@ -32,7 +32,14 @@ from qwenstack.hub.registry.repos import (
     touch,
     write_summary,
 )
-from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, Commit, read_commit
+from qwenstack.hub.registry.revisions import (
+    HEADS,
+    MAIN,
+    TAGS,
+    Commit,
+    parents_first,
+    read_commit,
+)
 from qwenstack.hub.store.kinds import BundleError
 from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import accounts, commits, manifests, refs, repos
@@ -174,23 +181,8 @@ def _history(connection: Connection, repo_id: str, tips: Iterable[str]) -> Itera
             raise LookupError(f"commit {oid} is missing")
         found[oid] = commit
         waiting += commit.parents
-    for commit in _parents_first(found):
+    for commit in parents_first(found):
         yield msgspec.structs.replace(commit, repo_id="")
-
-
-def _parents_first(found: dict[str, Commit]) -> list[Commit]:
-    ordered: dict[str, Commit] = {}
-    for start in sorted(found):
-        waiting = [start]
-        while waiting:
-            oid = waiting[-1]
-            later = [each for each in found[oid].parents if each in found and each not in ordered]
-            if later and oid not in ordered:
-                waiting += later
-            else:
-                ordered.setdefault(oid, found[oid])
-                waiting.pop()
-    return list(ordered.values())
 
 
 def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Manifest]) -> Restored:

@@ -35,6 +35,7 @@ _MODULES = (
     "preupload",
     "tree",
     "lfs",
+    "lfs_files",
     "resolve",
     "listing",
     "whoami",

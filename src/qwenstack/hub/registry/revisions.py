@@ -65,6 +65,22 @@ def read_commit(connection: Connection, repo_id: str, oid: str) -> Commit | None
     )
 
 
+def parents_first(found: dict[str, Commit]) -> list[Commit]:
+    """The commits (by id), each after those that it builds on; equal sets in equal order."""
+    ordered: dict[str, Commit] = {}
+    for start in sorted(found):
+        waiting = [start]
+        while waiting:
+            oid = waiting[-1]
+            later = [each for each in found[oid].parents if each in found and each not in ordered]
+            if later and oid not in ordered:
+                waiting += later
+            else:
+                ordered.setdefault(oid, found[oid])
+                waiting.pop()
+    return list(ordered.values())
+
+
 def read_files(connection: Connection, repo_id: str, revision: str) -> tuple[Commit, Manifest]:
     """The commit that `revision` means, and its files. Raises RevisionNotFound."""
     commit = find_commit(connection, repo_id, revision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from qwenstack.hub.store.shard import (
     read_shard,
     write_shard,
 )
-from qwenstack.hub.store.xorb import XorbError, chunk_header, read_xorb, ungroup, write_xorb
+from qwenstack.hub.store.xorb import XorbError, XorbReader, chunk_header, ungroup, write_xorb
 
 hf_xet = pytest.importorskip("hf_xet", reason="no Xet client: the wheel hf-xet is missing")
 
@@ -62,6 +63,15 @@ def slow_cut(data: bytes) -> list[bytes]:
             chunks.append(data[start : place + 1])
             start, state = place + 1, 0
     return chunks + ([data[start:]] if start < len(data) else [])
+
+
+def read_xorb(body: bytes, piece_bytes: int = 2**30) -> Iterator[bytes]:
+    """The chunks of a xorb that comes in such pieces, two at a time."""
+    reader = XorbReader()
+    pieces = [body[start : start + piece_bytes] for start in range(0, len(body), piece_bytes)]
+    for start in range(0, len(pieces), 2):
+        yield from map(bytes, reader.feed(pieces[start : start + 2]))
+    reader.finish()
 
 
 def leaves_of(chunks: list[bytes]) -> list[tuple[bytes, int]]:
@@ -168,9 +178,14 @@ def test_the_tree_hashes_are_the_published_ones() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.binary(min_size=1, max_size=2000), min_size=1, max_size=20), st.booleans())
-def test_a_xorb_is_read_back(chunks: list[bytes], compress: bool) -> None:
-    assert list(read_xorb(write_xorb(chunks, compress=compress))) == chunks
+@given(
+    st.lists(st.binary(min_size=1, max_size=2000), min_size=1, max_size=20),
+    st.booleans(),
+    st.integers(1, 3000),
+)
+def test_a_xorb_is_read_back(chunks: list[bytes], compress: bool, piece_bytes: int) -> None:
+    body = write_xorb(chunks, compress=compress) + b"XETBLOB and more"
+    assert list(read_xorb(body, piece_bytes)) == chunks
 
 
 @given(st.binary(max_size=70))
@@ -225,9 +240,10 @@ HOSTILE_XORBS = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_XORBS)
-def test_a_hostile_xorb_is_refused_with_its_reason(name: str) -> None:
+@pytest.mark.parametrize("piece_bytes", [3, 1000, 2**30])
+def test_a_hostile_xorb_is_refused_with_its_reason(name: str, piece_bytes: int) -> None:
     with pytest.raises(XorbError, match=r"xorb|chunk"):
-        list(read_xorb(HOSTILE_XORBS[name]))
+        list(read_xorb(HOSTILE_XORBS[name], piece_bytes))
 
 
 def test_more_than_64_mib_in_a_small_body_are_refused() -> None:

@@ -33,7 +33,7 @@ from qwenstack.hub.store.kinds import (
     StoreError,
     untold,
 )
-from qwenstack.hub.store.merkle import Leaf, chunk_hash, file_hash, to_text, xorb_hash
+from qwenstack.hub.store.merkle import Leaf, chunk_hash, to_text, xorb_hash
 from qwenstack.hub.store.packs import (
     PACK_BYTES_MAX,
     PACK_CHUNKS_MAX,
@@ -42,8 +42,8 @@ from qwenstack.hub.store.packs import (
     decode_leaves,
     encode_leaves,
 )
-from qwenstack.hub.store.reading import layout_of, open_layout, pack_chunks, read_layout
-from qwenstack.hub.store.writing import Run, add_content, git_hash
+from qwenstack.hub.store.reading import describe, layout_of, open_layout, pack_chunks, read_layout
+from qwenstack.hub.store.writing import Run, add_content
 
 FORMAT = "qwenstack-bundle-1"
 _MANIFEST, _SIGNATURE, _REGISTRY = "bundle.json", "signature.json", "registry.json"
@@ -321,14 +321,12 @@ def _check_content(
         if not (0 <= number < len(indexes) and 0 <= first < end <= len(indexes[number])):
             raise BundleError(f"content {content.sha256[:64]!a} lies outside the bundle's packs")
         runs.append(Run(indexes[number], first, end))
-    leaves = [leaf for run in runs for leaf in run.pack.leaves(run.first, run.end)]
-    size = sum(length for _, length in leaves)
-    sha256, git = hashlib.sha256(), git_hash(size)
-    for run in runs:
-        for _, data in pack_chunks(store.packs, run):
-            sha256.update(data)
-            git.update(data)
-    found = Content(sha256.hexdigest(), size, to_text(file_hash(leaves)), git.hexdigest())
+    chunks = (
+        ((run.pack.hashes[position], len(data)), data)
+        for run in runs
+        for position, data in pack_chunks(store.packs, run)
+    )
+    found = describe(chunks, content)
     if found != content:
         raise BundleError(f"content {content.sha256[:64]!a} hashes to {found.sha256}")
     return content, runs

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,15 +76,23 @@ class ContentStore:
     def put(self, pieces: Iterable[bytes], *, expect: Expected | None = None) -> Content:
         """Keep the bytes of `pieces` durably; raises ContentMismatch, StoreError, OSError when the
         disk is full. After an error nothing is visible.
+
+        Without `expect` they are taken for a file that stands in Git by itself, and its Git hash is
+        computed.
         """
-        if expect is not None and self.hold([expect.sha256]):
-            there = self.find(expect.sha256)
-            if there is not None:
-                _check_announced(pieces, expect)
-                return there
-        with self.intake() as intake:
-            intake.take(pieces, expect)
-            return intake.commit()[0]
+        if expect is None:
+            with self.intake() as intake:
+                intake.take(pieces)
+                return intake.commit()[0]
+        with closing(self.receive(expect)) as arrival:
+            for piece in pieces:
+                arrival.feed(piece)
+            return arrival.keep()
+
+    def receive(self, expect: Expected) -> Arrival:
+        """To keep a content whose bytes come piece by piece; the caller closes it."""
+        known = self.find(expect.sha256) if self.hold([expect.sha256]) else None
+        return Arrival(self.intake(), expect, known)
 
     def put_all(self, files: Iterable[bytes]) -> list[Content]:
         """Keep small files, such as a commit's, together in as few packs as hold them."""
@@ -157,15 +166,43 @@ class ContentStore:
         return check(self.database, self.objects, self.packs, progress)
 
 
-def _check_announced(pieces: Iterable[bytes], expect: Expected) -> None:
-    """Read bytes that the store holds already: they must still be those that were announced."""
-    digest, size = hashlib.sha256(), 0
-    for piece in pieces:
-        digest.update(piece)
-        size += len(piece)
-        if size > expect.size:
-            break
-    if (digest.hexdigest(), size) != expect:
-        raise ContentMismatch(
-            f"announced were {expect.size} bytes with SHA-256 {expect.sha256}; other bytes came"
-        )
+class Arrival:
+    """A content that comes piece by piece. Nothing shows before `keep`; without it nothing stays.
+
+    One that the store holds already is only hashed: the bytes must still be the announced ones.
+    """
+
+    def __init__(self, intake: Intake, expect: Expected, known: Content | None) -> None:
+        self._intake = intake
+        self._expect = expect
+        self._known = known
+        self._file = intake.begin(expect, with_git=False)
+        self._sha256, self._size = hashlib.sha256(), 0
+
+    def feed(self, piece: bytes | memoryview) -> None:
+        """The next bytes, which must not change any more; raises ContentMismatch, OSError."""
+        if self._known is None:
+            self._file.feed(piece)
+            return
+        self._size += len(piece)
+        if self._size <= self._expect.size:
+            self._sha256.update(piece)
+
+    def keep(self) -> Content:
+        """All bytes came: make them durable and visible.
+
+        Raises ContentMismatch, StoreError, OSError.
+        """
+        if self._known is None:
+            self._intake.end(self._file)
+            return self._intake.commit()[0]
+        if (self._sha256.hexdigest(), self._size) != self._expect:
+            raise ContentMismatch(
+                f"announced were {self._expect.size} bytes with SHA-256 {self._expect.sha256}; "
+                "other bytes came"
+            )
+        return self._known
+
+    def close(self) -> None:
+        """Let go of what was not kept. Raises OSError."""
+        self._intake.close()

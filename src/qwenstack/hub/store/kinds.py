@@ -11,7 +11,8 @@ import msgspec
 
 class Content(msgspec.Struct, frozen=True):
     """Bytes that the store holds. `xet_hash` is 64 hexadecimal digits as the Xet protocol writes
-    them; `git_oid` is the SHA-1 that git gives these bytes as a blob.
+    them; `git_oid` is the SHA-1 that git gives these bytes as a blob, and empty where they came as
+    a large file, for which a pointer stands in git.
     """
 
     sha256: str

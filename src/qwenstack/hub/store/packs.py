@@ -6,13 +6,14 @@ them is a run of bytes of a file. Its bytes are durable before its row is there.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select, update
+from sqlalchemy.exc import IntegrityError
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
@@ -21,7 +22,7 @@ from qwenstack.hub.store.merkle import HASH_BYTES, Leaf, to_text, xorb_hash
 from qwenstack.hub.store.objects import Objects
 from qwenstack.hub.store.rows import batches, insert_new, insert_one
 from qwenstack.storage.database import reading
-from qwenstack.storage.hub_tables import chunks, packs
+from qwenstack.storage.hub_tables import chunks, packs, segments
 
 PACK_BYTES_MAX = 64 * 1024 * 1024
 PACK_CHUNKS_MAX = 8 * 1024
@@ -30,6 +31,7 @@ _INDEXES_KEPT = 256
 # A pack's last use is written again after this time, not for each use; far below any sweep's grace.
 _USE_INTERVAL_US = 60 * 1_000_000
 _TRIES_MAX = 5
+_WRITTEN_AT_ONCE = 256
 
 
 class PackIndex:
@@ -78,7 +80,8 @@ class PackWriter:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._path = objects.spool()
-        self._file = self._path.open("wb", buffering=1024 * 1024)
+        self._file = self._path.open("wb", buffering=0)
+        self._unwritten: list[bytes | memoryview] = []
         self.leaves: list[Leaf] = []
         self.bytes = 0
         self._positions: dict[bytes, int] = {}
@@ -88,8 +91,10 @@ class PackWriter:
         return self.bytes + size <= PACK_BYTES_MAX and len(self.leaves) < PACK_CHUNKS_MAX
 
     def append(self, digest: bytes, data: bytes | memoryview) -> int:
-        """Write a chunk; its position."""
-        self._file.write(data)
+        """Add a chunk; its position. Its bytes must not change before the next `flush`."""
+        self._unwritten.append(data)
+        if len(self._unwritten) == _WRITTEN_AT_ONCE:
+            self.flush()
         self._positions.setdefault(digest, len(self.leaves))
         self.leaves.append((digest, len(data)))
         self.bytes += len(data)
@@ -99,8 +104,20 @@ class PackWriter:
         """Where this pack has a chunk already."""
         return self._positions.get(digest)
 
+    def flush(self) -> None:
+        """Write what was added since the last time. Raises OSError."""
+        views = [memoryview(each) for each in self._unwritten if len(each)]
+        self._unwritten.clear()
+        while views:
+            written = os.writev(self._file.fileno(), views)
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+
     def close(self) -> PackIndex:
         """Make the bytes durable under a name; the row is `PackTable.register`'s to write."""
+        self.flush()
         self._file.close()
         index = PackIndex(to_text(xorb_hash(self.leaves)), new_id("pack"), self.leaves)
         self._objects.keep(index.object, self._path)
@@ -108,8 +125,7 @@ class PackWriter:
 
     def discard(self) -> None:
         """Leave nothing; to be called whenever `close` was not reached."""
-        with contextlib.suppress(OSError):  # a full disk refuses the rest of the buffer once more
-            self._file.close()
+        self._file.close()
         self._path.unlink(missing_ok=True)
 
 
@@ -131,7 +147,8 @@ class PackTable:
             "chunks": encode_leaves(index.leaves()),
             "object": index.object,
             "created_us": now,
-            "used_us": now,
+            # So far back that whoever uses it next, however soon, is noted: see `withdraw`.
+            "used_us": now - _USE_INTERVAL_US - 1,
         }
         # In one order, so that two uploads of the same chunks never wait for each other in a ring.
         places = dict[bytes, int]()
@@ -202,6 +219,33 @@ class PackTable:
                 present.update(connection.scalars(query))
         self.forget(set(wanted) - present)
         return present
+
+    def withdraw(self, hashes: Sequence[str]) -> None:
+        """Remove packs of one's own that came to nothing, but for those that another uses since."""
+        self.remove(hashes, packs.c.used_us < packs.c.created_us)
+
+    def remove(self, hashes: Sequence[str], *conditions: ColumnElement[bool]) -> list[PackIndex]:
+        """Remove the packs that meet the conditions and that no content refers to; which those
+        were. Rows go before bytes: what a kill leaves is an object that no row names.
+        """
+        unused = (*conditions, ~exists().where(segments.c.pack == packs.c.hash))
+        removed: list[PackIndex] = []
+        for batch in batches(hashes):
+            doomed = delete(packs).where(packs.c.hash.in_(batch), *unused)
+            try:
+                with self._database.begin() as connection:
+                    gone = connection.execute(
+                        doomed.returning(packs.c.hash, packs.c.object, packs.c.chunks)
+                    ).all()
+                    names = [row.hash for row in gone]
+                    connection.execute(delete(chunks).where(chunks.c.pack.in_(names)))
+            except IntegrityError:
+                continue  # a content came to refer to one of them: the next sweep looks again
+            self.forget(names)
+            for row in gone:
+                self._objects.delete(row.object)
+                removed.append(PackIndex(row.hash, row.object, decode_leaves(bytes(row.chunks))))
+        return removed
 
     def path(self, index: PackIndex) -> Path:
         """The file with the pack's bytes; raises FileNotFoundError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import BinaryIO, NamedTuple
 
@@ -176,21 +176,28 @@ def pack_chunks(table: PackTable, run: Run) -> Iterator[tuple[int, memoryview]]:
 
 def verify_layout(table: PackTable, layout: Layout) -> None:
     """Read a content and check its chunks, SHA-256, Git and Xet hashes; raises ContentCorrupt."""
-    sha256, git = hashlib.sha256(), git_hash(layout.content.size)
-    leaves: list[Leaf] = []
-    for _, leaf, data in checked_chunks(table, layout, 0, None):
-        sha256.update(data)
-        git.update(data)
-        leaves.append(leaf)
-    found = Content(
-        sha256.hexdigest(), layout.content.size, to_text(file_hash(leaves)), git.hexdigest()
-    )
+    chunks = ((leaf, data) for _, leaf, data in checked_chunks(table, layout, 0, None))
+    found = describe(chunks, layout.content)
     if found != layout.content:
         packs = ", ".join(sorted({row.pack for row in layout.rows})) or "none"
         raise ContentCorrupt(
             f"content {layout.content.sha256} hashes to {found.sha256} though its chunks are "
             f"sound: its segments are wrong (packs {packs})"
         )
+
+
+def describe(chunks: Iterable[tuple[Leaf, memoryview]], said: Content) -> Content:
+    """What chunks are, by their bytes; the Git hash only if `said` has one."""
+    sha256, git = hashlib.sha256(), git_hash(said.size)
+    leaves: list[Leaf] = []
+    for leaf, data in chunks:
+        sha256.update(data)
+        if said.git_oid:
+            git.update(data)
+        leaves.append(leaf)
+    size = sum(length for _, length in leaves)
+    git_oid = git.hexdigest() if said.git_oid else ""
+    return Content(sha256.hexdigest(), size, to_text(file_hash(leaves)), git_oid)
 
 
 class ContentReader(io.RawIOBase):

@@ -8,6 +8,8 @@ and the SHA-256, computed from the bytes, is the one announced.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from contextlib import closing
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -18,28 +20,55 @@ from qwenstack.hub.store.merkle import Leaf, chunk_hash, file_hash, range_hash, 
 from qwenstack.hub.store.packs import PackWriter
 from qwenstack.hub.store.reading import pack_chunks
 from qwenstack.hub.store.shard import ShardError, ShardFile, read_shard
-from qwenstack.hub.store.writing import Run, add_content, git_hash
-from qwenstack.hub.store.xorb import XorbError, read_xorb
+from qwenstack.hub.store.writing import Run, add_content, run_bytes
+from qwenstack.hub.store.xorb import XorbError, XorbReader
 from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents
 
 
+class ArrivingXorb:
+    """A xorb that comes piece by piece, to be the pack `name`, its hash.
+
+    Nothing shows before `keep`; without it nothing stays.
+    """
+
+    def __init__(self, store: ContentStore, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._reader = XorbReader()
+        self._writer = None if store.packs.use([name]) else PackWriter(store.objects)
+
+    def feed(self, pieces: Iterable[bytes]) -> None:
+        """The next bytes. Raises XorbError, OSError."""
+        if self._writer is None:
+            return
+        for chunk in self._reader.feed(pieces):
+            self._writer.append(chunk_hash(chunk), chunk)
+        self._writer.flush()
+
+    def keep(self) -> int:
+        """All came; the bytes of the pack, 0 when it was there. Raises XorbError, OSError."""
+        if self._writer is None:
+            return 0
+        self._reader.finish()
+        found = to_text(xorb_hash(self._writer.leaves))
+        if found != self._name:
+            raise XorbError(f"the xorb hashes to {found}, not to {self._name}")
+        index = self._store.packs.register(self._writer.close())
+        self._writer = None
+        return index.bytes
+
+    def close(self) -> None:
+        """Let go of what was not kept."""
+        if self._writer is not None:
+            self._writer.discard()
+
+
 def receive_xorb(store: ContentStore, name: str, body: bytes) -> bool:
-    """Keep a xorb as the pack `name`, its hash; whether it was new. Raises XorbError, OSError."""
-    if store.packs.use([name]):
-        return False
-    writer = PackWriter(store.objects)
-    try:
-        for chunk in read_xorb(body):
-            writer.append(chunk_hash(chunk), chunk)
-        found = to_text(xorb_hash(writer.leaves))
-        if found != name:
-            raise XorbError(f"the xorb hashes to {found}, not to {name}")
-        store.packs.register(writer.close())
-    except BaseException:
-        writer.discard()
-        raise
-    return True
+    """Keep a xorb that came whole; whether it was new. Raises XorbError, OSError."""
+    with closing(ArrivingXorb(store, name)) as arrival:
+        arrival.feed([body])
+        return arrival.keep() > 0
 
 
 def receive_shard(store: ContentStore, body: bytes, *, bytes_max: int) -> list[Content]:
@@ -111,15 +140,27 @@ def _describe(store: ContentStore, file: ShardFile, runs: list[Run]) -> Content:
     if row is not None:
         content = Content(row.sha256, row.size, row.xet_hash, row.git_oid)
     else:
-        size = sum(run.pack.starts[run.end] - run.pack.starts[run.first] for run in runs)
-        sha256, git = hashlib.sha256(), git_hash(size)
-        for run in runs:
-            for _, data in pack_chunks(store.packs, run):
-                sha256.update(data)
-                git.update(data)
-        content = Content(sha256.hexdigest(), size, file.hash, git.hexdigest())
+        content = _hashed(store, file, runs)
     if file.sha256 is not None and file.sha256 != content.sha256:
         raise ShardError(
             f"file {file.hash} is announced with SHA-256 {file.sha256} and has {content.sha256}"
         )
     return content
+
+
+def _hashed(store: ContentStore, file: ShardFile, runs: list[Run]) -> Content:
+    """The content by its bytes. The chunks' own hashes were checked when their packs came: they are
+    again only where the SHA-256 is not as announced, to tell damage from a lie.
+    """
+    size = sum(run.pack.starts[run.end] - run.pack.starts[run.first] for run in runs)
+    sha256 = hashlib.sha256()
+    if file.sha256 is not None:
+        for piece in run_bytes(store.packs, runs):
+            sha256.update(piece)
+        if sha256.hexdigest() == file.sha256:
+            return Content(file.sha256, size, file.hash, "")
+    sha256 = hashlib.sha256()
+    for run in runs:
+        for _, data in pack_chunks(store.packs, run):
+            sha256.update(data)
+    return Content(sha256.hexdigest(), size, file.hash, "")

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlalchemy import Engine, delete, exists, select
-from sqlalchemy.exc import IntegrityError
 
 from qwenstack.hub.store.kinds import Swept
 from qwenstack.hub.store.objects import Objects
 from qwenstack.hub.store.packs import PackTable
 from qwenstack.hub.store.rows import batches
 from qwenstack.storage.database import reading
-from qwenstack.storage.hub_tables import chunks, contents, packs, segments
+from qwenstack.storage.hub_tables import contents, packs, segments
 
 
 def sweep(
@@ -34,7 +33,7 @@ def sweep(
     Whatever was used at or after `older_than_us` stays. Raises OSError.
     """
     removed_contents = _sweep_contents(database, frozenset(live), older_than_us)
-    removed_packs, freed = _sweep_packs(database, objects, table, older_than_us)
+    removed_packs, freed = _sweep_packs(database, table, older_than_us)
     orphans, orphan_bytes = _sweep_orphans(database, objects, older_than_us)
     objects.tidy(older_than_us)
     return Swept(removed_contents, removed_packs + orphans, freed + orphan_bytes)
@@ -57,34 +56,13 @@ def _sweep_contents(database: Engine, live: frozenset[str], older_than_us: int) 
     return count
 
 
-def _sweep_packs(
-    database: Engine, objects: Objects, table: PackTable, older_than_us: int
-) -> tuple[int, int]:
+def _sweep_packs(database: Engine, table: PackTable, older_than_us: int) -> tuple[int, int]:
+    unused = packs.c.used_us < older_than_us
     with reading(database) as connection:
-        unused = (
-            packs.c.used_us < older_than_us,
-            ~exists().where(segments.c.pack == packs.c.hash),
-        )
-        dead = list(connection.scalars(select(packs.c.hash).where(*unused)))
-    count = freed = 0
-    for batch in batches(dead):
-        try:
-            with database.begin() as connection:
-                gone = connection.execute(
-                    delete(packs)
-                    .where(packs.c.hash.in_(batch), *unused)
-                    .returning(packs.c.hash, packs.c.object, packs.c.bytes)
-                ).all()
-                hashes = [row.hash for row in gone]
-                connection.execute(delete(chunks).where(chunks.c.pack.in_(hashes)))
-        except IntegrityError:
-            continue  # a content came to refer to one of them: the next sweep looks again
-        table.forget(hashes)
-        for row in gone:
-            objects.delete(row.object)
-            count += 1
-            freed += row.bytes
-    return count, freed
+        unneeded = ~exists().where(segments.c.pack == packs.c.hash)
+        dead = list(connection.scalars(select(packs.c.hash).where(unused, unneeded)))
+    removed = table.remove(dead, unused)
+    return len(removed), sum(each.bytes for each in removed)
 
 
 def _sweep_orphans(database: Engine, objects: Objects, older_than_us: int) -> tuple[int, int]:

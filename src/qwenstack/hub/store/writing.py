@@ -34,6 +34,8 @@ from qwenstack.storage.hub_tables import contents, segments
 
 STRETCH_CHUNKS_MIN = 4
 _PIECE_BYTES = 4 * 1024 * 1024
+# Less is hashed sooner than another thread is told to.
+_BESIDE_BYTES_MIN = 256 * 1024
 _TRIES_MAX = 5
 
 
@@ -55,6 +57,14 @@ class _Chunk(NamedTuple):
     data: memoryview
 
 
+class _Taken(NamedTuple):
+    """A content whose bytes all came. Its Git hash may be left to be made from the packs."""
+
+    content: Content
+    runs: list[_OpenRun]
+    lacks_git: bool
+
+
 class _OpenRun:
     """A run whose pack may still be in the making."""
 
@@ -72,8 +82,8 @@ class _OpenRun:
 class Intake:
     """Takes contents in, one after the other, into shared packs; `commit` makes them visible.
 
-    Used as a context manager: what was not committed leaves nothing but packs that nobody refers
-    to, which a sweep removes.
+    Used as a context manager: what was not committed leaves nothing but packs that another upload
+    has begun to use.
     """
 
     def __init__(self, database: Engine, objects: Objects, table: PackTable) -> None:
@@ -82,25 +92,40 @@ class Intake:
         self._table = table
         self._writer: PackWriter | None = None
         self._closed: dict[PackWriter, PackIndex] = {}
+        self._made: list[str] = []
         self._in_use: dict[str, bool] = {}
-        self._files: list[tuple[Content, list[_OpenRun]]] = []
-        # A content's own hashes are computed beside the cutting: both leave Python's lock.
+        self._files: list[_Taken] = []
+        self._committed = False
+        # A content's own hash is computed beside the cutting: both leave Python's lock.
         self.hashing = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
     def __enter__(self) -> Intake:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was not committed. Raises OSError."""
         self.hashing.shutdown()
         if self._writer is not None:
             self._writer.discard()
+        if not self._committed:
+            self._table.withdraw(self._made)
 
     def take(self, pieces: Iterable[bytes], expect: Expected | None = None) -> None:
-        """Take one content in; raises ContentMismatch, OSError."""
-        file = _File(self, expect)
+        """Take one content in, whole, with its Git hash; raises ContentMismatch, OSError."""
+        file = self.begin(expect, with_git=True)
         for piece in pieces:
-            for start in range(0, len(piece), _PIECE_BYTES):
-                file.feed(memoryview(piece)[start : start + _PIECE_BYTES])
+            file.feed(piece)
+        self.end(file)
+
+    def begin(self, expect: Expected | None, *, with_git: bool) -> Incoming:
+        """A content whose bytes come piece by piece; `end` takes it."""
+        return Incoming(self, expect, with_git=with_git)
+
+    def end(self, file: Incoming) -> None:
+        """All bytes of a content came; raises ContentMismatch, OSError."""
         self._files.append(file.finish())
 
     def commit(self) -> list[Content]:
@@ -110,17 +135,23 @@ class Intake:
         """
         self._close_writer()
         try:
-            files = [self._described(content, runs) for content, runs in self._files]
+            files = [self._described(taken) for taken in self._files]
             with self._database.begin() as connection:
                 for content, runs in files:
                     add_content(connection, content, runs)
                 mark_used(connection, sorted(self._in_use))
+            self._committed = True
         except (IntegrityError, FileNotFoundError) as error:
             raise StoreError(
                 "a pack that this upload reused was swept meanwhile; upload once more, and sweep "
                 "with a longer grace period than an upload takes"
             ) from error
         return [content for content, _ in files]
+
+    def flush(self) -> None:
+        """Write what was appended: after it no chunk's bytes are needed any more."""
+        if self._writer is not None:
+            self._writer.flush()
 
     def write(self, chunk: _Chunk) -> _Place:
         """Append a chunk to the pack in the making."""
@@ -155,14 +186,18 @@ class Intake:
         if writer is None:
             return
         try:
-            index = self._table.register(writer.close())
+            made = writer.close()
+            index = self._table.register(made)
         except BaseException:
             writer.discard()
             raise
+        if index is made:  # else an equal one was there
+            self._made.append(index.hash)
         self._closed[writer] = index
         self._in_use[index.hash] = True
 
-    def _described(self, content: Content, open_runs: list[_OpenRun]) -> tuple[Content, list[Run]]:
+    def _described(self, taken: _Taken) -> tuple[Content, list[Run]]:
+        content, open_runs, lacks_git = taken
         runs = [
             Run(
                 self._closed[run.pack] if isinstance(run.pack, PackWriter) else run.pack,
@@ -171,7 +206,7 @@ class Intake:
             )
             for run in open_runs
         ]
-        if not content.git_oid:
+        if lacks_git:
             digest = git_hash(content.size)
             for piece in run_bytes(self._table, runs):
                 digest.update(piece)
@@ -179,34 +214,35 @@ class Intake:
         return content, runs
 
 
-class _File:
+class Incoming:
     """One content on its way in."""
 
-    def __init__(self, intake: Intake, expect: Expected | None) -> None:
+    def __init__(self, intake: Intake, expect: Expected | None, *, with_git: bool) -> None:
         self._intake = intake
         self._expect = expect
         self._cutter = Cutter()
         self._sha256 = hashlib.sha256()
         # Git's hash begins with the size; without one it is made from the packs, at the commit.
-        self._git = None if expect is None else git_hash(expect.size)
+        self._with_git = with_git
+        self._git = git_hash(expect.size) if with_git and expect is not None else None
         self._size = 0
         self._leaves: list[Leaf] = []
         self._runs: list[_OpenRun] = []
         self._stretch: list[tuple[_Chunk, _Place]] = []
         self._stretch_accepted = True  # at the start any length counts
 
-    def feed(self, piece: memoryview) -> None:
+    def feed(self, piece: bytes | memoryview) -> None:
+        """The next bytes, which must not change any more; raises ContentMismatch, OSError."""
         self._size += len(piece)
         if self._expect is not None and self._size > self._expect.size:
             raise ContentMismatch(f"more than the {self._expect.size} announced bytes came")
-        hashed = self._intake.hashing.submit(self._hash, piece)
-        try:
-            self._place([_Chunk(chunk_hash(data), data) for data in self._cutter.feed(piece)])
-        finally:
-            hashed.result()
+        view = memoryview(piece)
+        for start in range(0, len(view), _PIECE_BYTES):
+            self._take(view[start : start + _PIECE_BYTES])
 
-    def finish(self) -> tuple[Content, list[_OpenRun]]:
-        self._place([_Chunk(chunk_hash(data), data) for data in self._cutter.finish()])
+    def finish(self) -> _Taken:
+        """All bytes came; raises ContentMismatch, OSError."""
+        self._place(self._cutter.finish())
         self._accept_stretch()  # at the end any length counts
         sha256 = self._sha256.hexdigest()
         if self._expect is not None and self._expect != (sha256, self._size):
@@ -215,17 +251,29 @@ class _File:
                 f"{self._size} bytes with SHA-256 {sha256} came"
             )
         git_oid = self._git.hexdigest() if self._git is not None else ""
-        xet_hash = to_text(file_hash(self._leaves))
-        return Content(sha256, self._size, xet_hash, git_oid), self._runs
+        content = Content(sha256, self._size, to_text(file_hash(self._leaves)), git_oid)
+        return _Taken(content, self._runs, self._with_git and self._git is None)
+
+    def _take(self, piece: memoryview) -> None:
+        if len(piece) < _BESIDE_BYTES_MIN:
+            self._hash(piece)
+            self._place(self._cutter.feed(piece))
+            return
+        hashed = self._intake.hashing.submit(self._hash, piece)
+        try:
+            self._place(self._cutter.feed(piece))
+        finally:
+            hashed.result()
 
     def _hash(self, piece: memoryview) -> None:
         self._sha256.update(piece)
         if self._git is not None:
             self._git.update(piece)
 
-    def _place(self, batch: list[_Chunk]) -> None:
-        if not batch:
+    def _place(self, chunks: Sequence[memoryview]) -> None:
+        if not chunks:
             return
+        batch = [_Chunk(chunk_hash(data), data) for data in chunks]
         self._leaves += [(chunk.digest, len(chunk.data)) for chunk in batch]
         known = self._intake.find(list({chunk.digest for chunk in batch}))
         for chunk in batch:
@@ -240,6 +288,7 @@ class _File:
                 self._stretch.append((chunk, place))
                 if len(self._stretch) >= STRETCH_CHUNKS_MIN:
                     self._accept_stretch()
+        self._intake.flush()
 
     def _next(self, digest: bytes) -> _Place | None:
         """The place right after the last one, if it holds this chunk: the longest run wins."""

@@ -38,27 +38,84 @@ def wire_offset(pack: PackIndex, position: int) -> int:
     return pack.starts[position] + HEADER_BYTES * position
 
 
-def read_xorb(body: bytes | memoryview) -> Iterator[bytes]:
-    """The chunks of a xorb, uncompressed. Raises XorbError; never makes more than is announced."""
-    view = memoryview(body)
-    if len(view) > XORB_BYTES_MAX:
-        raise XorbError(f"the xorb has {len(view)} bytes, {XORB_BYTES_MAX} are allowed")
-    place = total = number = 0
-    while place < len(view):
-        if view[place : place + len(_FOOTER_START)] == _FOOTER_START:
-            if len(view) - place > FOOTER_BYTES_MAX:
-                raise XorbError(f"the xorb's footer has more than {FOOTER_BYTES_MAX} bytes")
-            break
-        chunk, place = _read_chunk(view, place, number)
-        number += 1
-        total += len(chunk)
-        if number > PACK_CHUNKS_MAX or total > PACK_BYTES_MAX:
+class XorbReader:
+    """A xorb that comes piece by piece. It never makes more of it than is announced."""
+
+    def __init__(self) -> None:
+        # What came of a chunk that is not whole yet, or of the footer.
+        self._rest = b""
+        self._wire_bytes = self._bytes = self._number = 0
+
+    def feed(self, pieces: Iterable[bytes]) -> Iterator[bytes | memoryview]:
+        """The chunks, uncompressed, that are whole by now; to be taken all. Raises XorbError."""
+        data = memoryview(b"".join((self._rest, *pieces)))
+        self._wire_bytes += len(data) - len(self._rest)
+        if self._wire_bytes > XORB_BYTES_MAX:
+            raise XorbError(f"the xorb has more than the {XORB_BYTES_MAX} bytes that are allowed")
+        place = 0
+        while (end := place + self._whole(data[place:])) > place:
+            yield self._chunk(data[place:end])
+            place = end
+        self._rest = bytes(data[place:])
+        if self._in_footer() and len(self._rest) > FOOTER_BYTES_MAX:
+            raise XorbError(f"the xorb's footer has more than {FOOTER_BYTES_MAX} bytes")
+
+    def finish(self) -> None:
+        """All pieces came. Raises XorbError when something is missing."""
+        if self._rest and not self._in_footer():
+            if len(self._rest) < HEADER_BYTES:
+                raise XorbError(f"the xorb ends in the header of chunk {self._number}")
+            raise XorbError(
+                f"chunk {self._number} claims {_packed_size(self._rest)} bytes on the wire; they "
+                "are not there"
+            )
+        if not self._number:
+            raise XorbError("the xorb has no chunks")
+
+    def _in_footer(self) -> bool:
+        return self._rest.startswith(_FOOTER_START)
+
+    def _whole(self, view: memoryview) -> int:
+        """The bytes of the chunk at the start with its header; 0 when it is not whole, or none."""
+        if len(view) < HEADER_BYTES or view[: len(_FOOTER_START)] == _FOOTER_START:
+            return 0
+        packed_size, (version, size) = _packed_size(view), (view[0], _size(view))
+        if version != 0:
+            raise XorbError(f"chunk {self._number} has header version {version}, 0 is known")
+        if not 0 < size <= CHUNK_BYTES_MAX:
+            raise XorbError(
+                f"chunk {self._number} claims {size} bytes, 1 to {CHUNK_BYTES_MAX} are allowed"
+            )
+        if not 0 < packed_size <= 2 * CHUNK_BYTES_MAX:
+            raise XorbError(f"chunk {self._number} claims {packed_size} bytes on the wire")
+        end = HEADER_BYTES + packed_size
+        return end if end <= len(view) else 0
+
+    def _chunk(self, view: memoryview) -> bytes | memoryview:
+        scheme, size, packed = view[4], _size(view), view[HEADER_BYTES:]
+        if scheme == _NONE:
+            chunk: bytes | memoryview = packed
+        elif scheme in (_LZ4, _GROUPED_LZ4):
+            chunk = _decompress(packed, size, self._number)
+        else:
+            raise XorbError(f"chunk {self._number} has compression {scheme}; 0, 1 and 2 are known")
+        if len(chunk) != size:
+            raise XorbError(f"chunk {self._number} claims {size} bytes and has {len(chunk)}")
+        self._number += 1
+        self._bytes += size
+        if self._number > PACK_CHUNKS_MAX or self._bytes > PACK_BYTES_MAX:
             raise XorbError(
                 f"the xorb has more than {PACK_CHUNKS_MAX} chunks or {PACK_BYTES_MAX} bytes"
             )
-        yield chunk
-    if not number:
-        raise XorbError("the xorb has no chunks")
+        return ungroup(chunk) if scheme == _GROUPED_LZ4 else chunk
+
+
+def _packed_size(header: bytes | memoryview) -> int:
+    return int.from_bytes(header[1:4], "little")
+
+
+def _size(header: bytes | memoryview) -> int:
+    return int.from_bytes(header[5:8], "little")
 
 
 def write_xorb(chunks: Iterable[bytes], *, compress: bool = False) -> bytes:
@@ -75,35 +132,6 @@ def write_xorb(chunks: Iterable[bytes], *, compress: bool = False) -> bytes:
     return b"".join(parts)
 
 
-def _read_chunk(view: memoryview, place: int, number: int) -> tuple[bytes, int]:
-    if len(view) - place < HEADER_BYTES:
-        raise XorbError(f"the xorb ends in the header of chunk {number}")
-    low, high = _HEADER.unpack_from(view, place)
-    version, packed_size = low & 0xFF, low >> 8
-    scheme, size = high & 0xFF, high >> 8
-    start = place + HEADER_BYTES
-    if version != 0:
-        raise XorbError(f"chunk {number} has header version {version}, 0 is known")
-    if not 0 < size <= CHUNK_BYTES_MAX:
-        raise XorbError(f"chunk {number} claims {size} bytes, 1 to {CHUNK_BYTES_MAX} are allowed")
-    if not 0 < packed_size <= 2 * CHUNK_BYTES_MAX or len(view) - start < packed_size:
-        raise XorbError(
-            f"chunk {number} claims {packed_size} bytes on the wire; they are not there"
-        )
-    packed = view[start : start + packed_size]
-    if scheme == _NONE:
-        chunk = bytes(packed)
-    elif scheme in (_LZ4, _GROUPED_LZ4):
-        chunk = _decompress(packed, size, number)
-    else:
-        raise XorbError(f"chunk {number} has compression {scheme}; 0, 1 and 2 are known")
-    if len(chunk) != size:
-        raise XorbError(f"chunk {number} claims {size} bytes and has {len(chunk)}")
-    if scheme == _GROUPED_LZ4:
-        chunk = ungroup(chunk)
-    return chunk, start + packed_size
-
-
 def _decompress(packed: memoryview, size: int, number: int) -> bytes:
     decompressor = lz4.frame.LZ4FrameDecompressor()
     try:
@@ -115,7 +143,7 @@ def _decompress(packed: memoryview, size: int, number: int) -> bytes:
     return chunk
 
 
-def ungroup(grouped: bytes) -> bytes:
+def ungroup(grouped: bytes | memoryview) -> bytes:
     """Undo the grouping of every fourth byte, which helps to compress 32-bit numbers."""
     octets = np.frombuffer(grouped, np.uint8)
     whole = np.empty(len(octets), np.uint8)

@@ -28,15 +28,22 @@ Answering questions about bicycles, in English, for cyclists.
 ## Training data
 Forty thousand questions and answers that were written by hand.
 
+## Evaluation
+| Benchmark | Other-7B | Tuned |
+|---|---|---|
+| MMLU (5-shot) | 60.0 | 52.0 |
+
 ## Limitations
 """
 CONFIG = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 8}
 WEIGHTS = save({"model.embed_tokens.weight": np.zeros((16, 8), np.float32)})
 RESULTS = {
     "results": {"mmlu": {"acc,none": 0.5125, "acc_stderr,none": 0.004, "alias": "mmlu"}},
+    "n-shot": {"mmlu": 5},
     "date": 1764000000.0,
     "lm_eval_version": "0.4.9",
 }
+EVAL_RESULTS = b"- dataset: {id: openai/gsm8k, task_id: gsm8k}\n  value: 61.5\n"
 DECISIONS = """
 [[sign_offs]]
 role = "legal"
@@ -65,6 +72,7 @@ def home(tmp_path: Path) -> Path:
             ("README.md", CARD.encode()),
             ("config.json", json.dumps(CONFIG).encode()),
             ("model.safetensors", WEIGHTS),
+            (".eval_results/gsm8k.yaml", EVAL_RESULTS),
             ("LICENSE", LICENCE.replace("read", "use").encode()),
         ):
             api.upload_file(path_or_fileobj=data, path_in_repo=path, repo_id="acme/tuned")
@@ -86,7 +94,11 @@ def test_a_release_of_the_hub_speaks_for_itself(home: Path, tmp_path: Path) -> N
     assert said["card.base-model"] == ["Qwen/Qwen3-0.6B"]
     assert "bicycles" in said["card.intended-use"]
     assert "card.limitations" not in said
-    assert said["evaluation.measured.mmlu.acc"] == 0.5125
+    assert said["evaluation.claimed.gsm8k"] == 61.5
+    assert said["evaluation.claimed.mmlu.5-shot"] == 52.0
+    assert said["evaluation.measured.mmlu.acc.5-shot"] == 0.5125
+    (benchmarks,) = [each for each in document["sections"] if each["id"] == "benchmarks"]
+    assert "measured 0.8 points lower" in [row["cells"][2] for row in benchmarks["rows"]]
     assert said["sign-off.legal"] == "approved by A. Counsel"
     assert len(said["weights.release-digest"]) == 64
     assert "text changed" in said["licence-history.change.2"]

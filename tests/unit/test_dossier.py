@@ -176,7 +176,8 @@ def test_unknown_is_a_gap_and_no_evidence() -> None:
 
 def test_a_claimed_result_stands_beside_the_measured_one() -> None:
     (row,) = dossier().section("benchmarks").rows
-    assert (row.label, row.cells, row.standing) == ("mmlu", ("0.77", "0.75"), "shown")
+    why = "not comparable: the claim does not say how many examples were shown"
+    assert (row.label, row.cells, row.standing) == ("MMLU", ("0.77", "0.75", why), "shown")
 
 
 def test_risks_are_owned_by_decision_only() -> None:
@@ -291,7 +292,7 @@ def test_a_row_without_a_value_is_not_shown() -> None:
     row = document.section("side-by-side").rows[0]
     assert (row.cells, row.standing) == (("unknown", "unknown"), "gap")
     (result,) = document.section("benchmarks").rows
-    assert (result.cells[1], result.standing) == ("not measured", "gap")
+    assert (result.cells[1], result.standing) == ("none measured", "gap")
 
 
 def test_one_sign_off_hides_no_other() -> None:

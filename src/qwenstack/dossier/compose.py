@@ -8,9 +8,11 @@ from qwenstack.core.evidence import Evidence, Value, matches
 from qwenstack.dossier import plan
 from qwenstack.dossier.document import Document, Row, Section, Standing
 from qwenstack.dossier.frameworks import NAMES, crosswalk
+from qwenstack.dossier.results import CLAIMED, MEASURED, UNREAD, Result, beside, result
 from qwenstack.dossier.risks import open_risks
 
 ROLES = ("legal", "procurement", "security", "data protection", "engineering", "executive")
+_NOTE_CHARACTERS_MAX = 600
 
 
 def compose(
@@ -147,28 +149,68 @@ def _first(evidence: Sequence[Evidence], claim: str) -> Evidence | None:
 
 
 def _benchmarks(evidence: Sequence[Evidence]) -> Section:
-    claimed = _by_tail(evidence, "evaluation.claimed.")
-    measured = _by_tail(evidence, "evaluation.measured.")
-    rows = []
-    for name in sorted({*claimed, *measured}):
-        says, found = claimed.get(name, []), measured.get(name, [])
-        rows.append(
-            Row(
-                label=name,
-                cells=(_every(says) or "not claimed", _every(found) or "not measured"),
-                standing="shown" if _every(found) else "gap",
-                evidence=tuple(each.id for each in (*says, *found)),
-                note="; ".join(each.note or each.source for each in found),
-            )
-        )
+    by_name: dict[str, tuple[list[Result], list[Result]]] = {}
+    for each in evidence:
+        if each.known and each.claim.startswith((CLAIMED, MEASURED)):
+            found = result(each)
+            name = found.benchmark.names[0] if found.benchmark else found.name
+            sides = by_name.setdefault(name, ([], []))
+            sides[each.claim.startswith(MEASURED)].append(found)
+    rows = [_beside(name, *by_name[name]) for name in sorted(by_name, key=str.casefold)]
     if not rows:
-        rows.append(Row(label="Results", cells=("none claimed", "none measured"), standing="gap"))
+        cells = ("none claimed", "none measured", "")
+        rows.append(Row(label="Results", cells=cells, standing="gap"))
+    rows += [
+        Row(
+            label="Left out",
+            cells=(f"{shown(each.value)} values could not be read for certain", "", ""),
+            standing="gap",
+            evidence=(each.id,),
+            note=f"{each.source}: {each.note}",
+        )
+        for each in evidence
+        if each.claim == UNREAD
+    ]
     return Section(
         id="benchmarks",
         title="Claimed and measured results",
-        about="What the makers report beside what was measured here, under a written method.",
-        columns=("Claimed", "Measured here"),
+        about="What the makers report beside what was measured here. Results are compared where "
+        "benchmark, examples shown, metric and way of asking are the same and said.",
+        columns=("Claimed", "Measured here", "Side by side"),
         rows=tuple(rows),
+    )
+
+
+def _beside(name: str, claimed: Sequence[Result], measured: Sequence[Result]) -> Row:
+    pairs = [beside(says, found) for says in claimed for found in measured]
+    compared = [each for each in pairs if not each.startswith("not comparable")]
+    return Row(
+        label=name,
+        cells=(
+            _results(claimed) or "not claimed",
+            _results(measured) or "not measured",
+            "; ".join(dict.fromkeys(compared or pairs)),
+        ),
+        standing="shown" if measured else "gap",
+        evidence=tuple(each.evidence.id for each in (*claimed, *measured)),
+        note="; ".join(
+            dict.fromkeys(
+                each.evidence.source if each in claimed else each.evidence.note
+                for each in (*claimed, *measured)
+            )
+        )[:_NOTE_CHARACTERS_MAX],
+    )
+
+
+def _results(results: Sequence[Result]) -> str:
+    """Each value with how it was got, once."""
+    return "; ".join(
+        dict.fromkeys(
+            f"{shown(each.evidence.value)} ({each.method})"
+            if each.method
+            else shown(each.evidence.value)
+            for each in results
+        )
     )
 
 
@@ -179,11 +221,6 @@ def _by_tail(evidence: Sequence[Evidence], prefix: str) -> dict[str, list[Eviden
         if each.claim.startswith(prefix):
             found.setdefault(each.claim.removeprefix(prefix), []).append(each)
     return found
-
-
-def _every(evidence: Sequence[Evidence]) -> str:
-    """What is known of it, each value once."""
-    return "; ".join(dict.fromkeys(shown(each.value) for each in evidence if each.known))
 
 
 def _risks(evidence: Sequence[Evidence]) -> Section:

@@ -20,13 +20,14 @@ class EvaluationError(Exception):
 
 class _Results(msgspec.Struct, frozen=True):
     results: dict[str, dict[str, float | str | None]]
+    shots: dict[str, int | None] = msgspec.field(name="n-shot", default_factory=dict)
     date: float | None = None
     git_hash: str | None = None
     lm_eval_version: str | None = None
 
 
 def from_lm_eval(path: Path, subject: str) -> list[Evidence]:
-    """Each task's metrics, `task.metric`; standard errors stand in the note.
+    """Each task's metrics, `task.metric.5-shot`; standard errors stand in the note.
 
     `results["task"]["metric,filter"]` is lm-eval's own layout (lm_eval 0.4, docs/interface.md).
     """
@@ -47,6 +48,8 @@ def from_lm_eval(path: Path, subject: str) -> list[Evidence]:
     version = run.lm_eval_version or run.git_hash or "unknown version"
     found = []
     for task, metrics in sorted(run.results.items()):
+        shown = run.shots.get(task)
+        shots = "" if shown is None else f".{shown}-shot"
         for name, value in sorted(metrics.items()):
             metric, _, filtered = name.partition(",")
             if not isinstance(value, float) or metric.endswith("_stderr"):
@@ -58,7 +61,7 @@ def from_lm_eval(path: Path, subject: str) -> list[Evidence]:
             found.append(
                 Evidence(
                     subject=subject,
-                    claim=f"evaluation.measured.{task}.{metric}",
+                    claim=f"evaluation.measured.{task}.{metric}{shots}",
                     value=round(value, 6),
                     source=f"{path.name}, lm-eval {version}",
                     method="measured",

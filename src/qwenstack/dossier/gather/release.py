@@ -11,6 +11,12 @@ import msgspec
 
 from qwenstack.core.evidence import Evidence, Method, Value
 from qwenstack.dossier.gather.card import CARD_BYTES_MAX, from_card
+from qwenstack.dossier.gather.claimed import (
+    RESULTS_BYTES_MAX,
+    from_card_results,
+    from_results_file,
+    results_files,
+)
 from qwenstack.hub.facts import Facts, compute
 from qwenstack.hub.licence_history import LicenceRevision, licence_history
 from qwenstack.hub.registry.manifests import Entry, release_digest
@@ -27,6 +33,7 @@ from qwenstack.hub.signing import (
 
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 _FINDINGS_MAX: Final = 50
+_RESULTS_FILES_MAX: Final = 200
 _GRAVITY: Final = ("clean", "suspicious", "refused")
 
 
@@ -64,7 +71,7 @@ def from_release(
         *_facts(speak, facts),
         *_scan(speak, files, release.open_file),
         *_signature(speak, files, release.open_file, public_key),
-        *_card(speak, files, release, observed_at),
+        *_card(files, release, observed_at),
         *_history(speak, release),
     ]
 
@@ -215,17 +222,21 @@ def _signature(
     )
 
 
-def _card(
-    speak: _Speaker, files: Sequence[Entry], release: Release, observed_at: str
-) -> list[Evidence]:
-    card = next((entry for entry in files if entry.path == "README.md"), None)
-    if card is None:
-        return []
-    with release.open_file(card) as file:
-        text = file.read(CARD_BYTES_MAX).decode("utf-8", "replace")
-    return from_card(
-        release.subject, text, source=f"README.md of {release.source}", observed_at=observed_at
-    )
+def _card(files: Sequence[Entry], release: Release, observed_at: str) -> Iterator[Evidence]:
+    """What the card says, and which results it and the files beside it claim."""
+    by_path = {entry.path: entry for entry in files}
+    if card := by_path.get("README.md"):
+        with release.open_file(card) as file:
+            text = file.read(CARD_BYTES_MAX).decode("utf-8", "replace")
+        source = f"README.md of {release.source}"
+        yield from from_card(release.subject, text, source=source, observed_at=observed_at)
+        yield from from_card_results(release.subject, text, source=source, observed_at=observed_at)
+    for path in sorted(results_files(list(by_path)))[:_RESULTS_FILES_MAX]:
+        with release.open_file(by_path[path]) as file:
+            text = file.read(RESULTS_BYTES_MAX).decode("utf-8", "replace")
+        yield from from_results_file(
+            release.subject, path, text, source=release.source, observed_at=observed_at
+        )
 
 
 def _history(speak: _Speaker, release: Release) -> Iterator[Evidence]:

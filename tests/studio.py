@@ -152,6 +152,7 @@ class RunningStudio:
             with self.installation.database.begin() as connection:
                 return what(connection)
 
+        await self.installation.journal.written()
         result = await asyncio.to_thread(run)
         await self.installation.tenants.follow()
         return result

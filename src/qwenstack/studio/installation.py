@@ -19,6 +19,10 @@ from qwenstack.studio.admission.limits import Limiter
 from qwenstack.studio.admission.memory import MemoryLimiter
 from qwenstack.studio.admission.valkey import ValkeyLimiter
 from qwenstack.studio.admit import Door
+from qwenstack.studio.alerts.destination import parse_networks
+from qwenstack.studio.alerts.sending import Sender
+from qwenstack.studio.alerts.signing import KEY_NAME
+from qwenstack.studio.alerts.watch import AlertWatch
 from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.ledger.funds import Funds, MemoryFunds, SharedFunds
 from qwenstack.studio.ledger.journal import Journal
@@ -46,6 +50,13 @@ class AlreadyRunning(Exception):
 def database_url(settings: Settings, home: Path) -> str:
     """The configured database, or SQLite in the home folder."""
     return settings.database.url or f"sqlite:///{home / DATABASE_NAME}"
+
+
+def alert_sender(settings: Settings, home: Path) -> Sender:
+    """What signs and sends alerts, with the key file of this home or the one that is configured."""
+    alerts = settings.alerts
+    key = Path(alerts.key_file).expanduser() if alerts.key_file else home / KEY_NAME
+    return Sender(key, parse_networks(alerts.allow_networks))
 
 
 def prepare(settings: Settings, home: Path) -> Engine:
@@ -83,12 +94,16 @@ class Installation:
         self.prices: PriceShelf = load_shelf(
             *(Path(folder).expanduser() for folder in settings.prices.folders)
         )
-        self.journal = Journal(database, Spool(home / SPOOL_FOLDER, worker_id))
+        spool = Spool(home / SPOOL_FOLDER, worker_id)
+        self.journal = Journal(database, spool, None if self.shared else spool.ahead())
         self.funds: Funds = (
             SharedFunds(self.journal, worker_id) if self.shared else MemoryFunds(self.journal)
         )
         self.streams = OpenStreams(self.journal, worker_id)
         self.tenants = Tenants(database, self.journal, self.funds)
+        self.alerts = AlertWatch(
+            database, self.journal, alert_sender(settings, home), lambda: self.tenants.current
+        )
         self.door = Door(
             deployments=deployments,
             prices=self.prices,
@@ -135,6 +150,7 @@ class Installation:
         await self._live()
         await self.tenants.start()
         self.streams.start()
+        self.alerts.start()
         self._tasks.append(asyncio.get_running_loop().create_task(self._live_regularly()))
 
     async def _live(self) -> None:
@@ -163,6 +179,7 @@ class Installation:
         self.door.draining = True
         await self.serving.drain(self.settings.server.drain_s)
         await self.streams.stop()
+        await self.alerts.stop()
         await self.tenants.stop()
         for task in self._tasks:
             task.cancel()

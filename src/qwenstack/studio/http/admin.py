@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage.database import is_gone, reading
+from qwenstack.studio.http.admin_alerts import ALERT_ROUTES
 from qwenstack.studio.http.admin_limits import LIMIT_ROUTES
 from qwenstack.studio.http.admin_records import RECORD_ROUTES
 from qwenstack.studio.http.admin_route import AdminRoute, Handler, Request
@@ -28,7 +29,12 @@ from qwenstack.studio.surfaces.interface import Reply
 from qwenstack.studio.surfaces.json_body import decode
 
 PREFIX = "/admin/v1"
-ROUTES: tuple[AdminRoute, ...] = (*TENANT_ROUTES, *LIMIT_ROUTES, *RECORD_ROUTES)
+ROUTES: tuple[AdminRoute, ...] = (
+    *TENANT_ROUTES,
+    *LIMIT_ROUTES,
+    *ALERT_ROUTES,
+    *RECORD_ROUTES,
+)
 _BODY_BYTES_MAX = 256 * 1024
 
 
@@ -53,9 +59,11 @@ class AdminRoutes:
             query=read_query(exchange.query),
             body=body,
             deployments=installation.deployments,
+            sender=installation.alerts.sender,
         )
         if route.method == "GET":
             try:
+                await installation.journal.written()
                 answer = await asyncio.to_thread(self._read, route.handler, request)
             except DBAPIError as error:
                 if not is_gone(error):

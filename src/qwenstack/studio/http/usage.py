@@ -14,6 +14,7 @@ from qwenstack.core.refusals import invalid
 from qwenstack.storage.database import reading
 from qwenstack.studio.http.exchange import Exchange
 from qwenstack.studio.http.query import read_query
+from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.surfaces.interface import Reply
 from qwenstack.studio.tenants import Tenants
 from qwenstack.studio.usage import Grouping, UsageLine, read_charges, sum_usage
@@ -25,9 +26,10 @@ class UsageRoute:
     `key=self` keeps to the calling key; `by`, `start` and `end` are as in the admin API.
     """
 
-    def __init__(self, tenants: Tenants, database: Engine) -> None:
+    def __init__(self, tenants: Tenants, database: Engine, journal: Journal) -> None:
         self._tenants = tenants
         self._database = database
+        self._journal = journal
 
     async def __call__(self, exchange: Exchange) -> None:
         """GET /v1/usage."""
@@ -41,6 +43,7 @@ class UsageRoute:
             with reading(self._database) as connection:
                 return usage_lines(connection, query, caller.workspace.id, key_id)
 
+        await self._journal.written()
         await exchange.reply(Reply(200, msgspec.json.encode(await asyncio.to_thread(read))))
 
 

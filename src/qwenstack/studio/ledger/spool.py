@@ -1,4 +1,6 @@
-"""Bills that wait while the database is away, on the disk beside it: a kill in between loses none.
+"""Bills that wait for the database, on the disk beside it: a kill in between loses none.
+
+What waits while the database is away is kept by `Spool`; what runs ahead of it, by `ahead`.
 
 Each process has a file of its own and holds its lock. What a dead process left is written to the
 ledger by the next one that starts; a bill that had reached the database after all changes nothing.
@@ -19,12 +21,14 @@ from typing import IO, Final
 import msgspec
 
 from qwenstack.storage.durable import sync_folder
+from qwenstack.studio.ledger import ahead
 from qwenstack.studio.ledger.entries import Entry
 from qwenstack.studio.ledger.writes import Forget, Post, Reverse, Settle, Write
 
 _log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".bills"
+_HOLDING: Final = (ahead.SUFFIX, _SUFFIX)
 _LOCK_TRIES: Final = 20
 _LOCK_EVERY_S: Final = 0.05
 # A checkpoint is overtaken by the next, and an act cannot be written down: neither is a bill.
@@ -48,6 +52,14 @@ class Spool:
         self._path = folder / f"{worker_id}{_SUFFIX}"
         self._lock = _own_lock(_lock_path(self._path))
         self._holds = False
+
+    def ahead(self) -> ahead.AheadFile | None:
+        """The file under the same lock for bills that run ahead; None where it has no room."""
+        try:
+            return ahead.AheadFile(self._path.with_suffix(ahead.SUFFIX))
+        except OSError as error:
+            _log.warning("bills cannot run ahead of the database, which is slower: %s", error)
+            return None
 
     @property
     def holds(self) -> bool:
@@ -77,7 +89,7 @@ class Spool:
 
     def close(self) -> None:
         """Let go of the lock; a file that still holds bills is left for the next process."""
-        if not self._holds:
+        if not _holding(self._path):
             _lock_path(self._path).unlink(missing_ok=True)
         self._lock.close()
 
@@ -92,17 +104,18 @@ def left_behind(folder: Path) -> Iterator[list[Write]]:
     writes: list[Write] = []
     with contextlib.ExitStack() as locks:
         for lock in folder.glob("*.lock"):  # of processes that died and kept nothing
-            path = lock.with_suffix(_SUFFIX)
-            if not path.exists() and _take(path, locks) and not path.exists():
+            if not _holding(lock) and _take(lock, locks) and not _holding(lock):
                 lock.unlink(missing_ok=True)
         taken: list[Path] = []
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            if not _take(path, locks):
+        for stem in sorted({path.stem for path in folder.glob("*") if path.suffix in _HOLDING}):
+            # A bill that was reversed is in the first of the two, its reversal in the second.
+            files = [folder / f"{stem}{suffix}" for suffix in _HOLDING]
+            if not _take(files[0], locks):
                 continue
-            if path.exists():
-                taken.append(path)
+            if found := [path for path in files if path.exists()]:
+                taken += found
             else:  # another process was quicker, and this lock is a new one
-                _lock_path(path).unlink(missing_ok=True)
+                _lock_path(files[0]).unlink(missing_ok=True)
         for path in taken:
             writes += _read(path)
         yield writes
@@ -125,6 +138,10 @@ def _own_lock(path: Path) -> IO[bytes]:
     raise BlockingIOError(errno.EWOULDBLOCK, "another process has this lock", str(path))
 
 
+def _holding(lock: Path) -> bool:
+    return any(lock.with_suffix(suffix).exists() for suffix in _HOLDING)
+
+
 def _take(path: Path, locks: contextlib.ExitStack) -> bool:
     lock = locks.enter_context(_lock_path(path).open("ab"))
     try:
@@ -135,19 +152,26 @@ def _take(path: Path, locks: contextlib.ExitStack) -> bool:
 
 
 def _read(path: Path) -> list[Write]:
+    ran_ahead = path.suffix == ahead.SUFFIX
+    lines = ahead.read_records(path) if ran_ahead else path.read_bytes().splitlines()
     found: list[Write] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
-            kept = msgspec.json.decode(line, type=_Kept)
+            write = ahead.decode_bill(line) if ran_ahead else _of_line(line)
         except msgspec.MsgspecError:
             _log.critical("%s: line %s is no bill; the file is kept beside", path, number)
             with contextlib.suppress(OSError):
-                os.link(path, path.with_suffix(".damaged"))
+                os.link(path, path.with_suffix(f"{path.suffix}.damaged"))
             continue
-        post = Post(kept.post) if kept.post is not None else None
-        if write := kept.settle or kept.reverse or kept.forget or post:
+        if write is not None:
             found.append(write)
     return found
+
+
+def _of_line(line: bytes) -> Write | None:
+    kept = msgspec.json.decode(line, type=_Kept)
+    post = Post(kept.post) if kept.post is not None else None
+    return kept.settle or kept.reverse or kept.forget or post
 
 
 def _kept(write: Write) -> _Kept:

@@ -15,7 +15,7 @@ from qwenstack.cli.context import actor, home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
 from qwenstack.cli.sizes import shown_size
 from qwenstack.core.instants import from_us, to_us
-from qwenstack.hub.accounts import directory
+from qwenstack.hub.accounts import departures, directory
 from qwenstack.hub.accounts import tokens as token_store
 from qwenstack.hub.accounts.directory import Account, AccountKind
 from qwenstack.hub.accounts.identity import ROLES, TOKEN_ROLES, TokenRole
@@ -87,6 +87,7 @@ def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
 @click.option("--organisation", is_flag=True, help="Make an organisation.")
 @click.option("--admin", help="The organisation's first admin, an account.")
 @click.option("--operator", is_flag=True, help="This account administers the hub.")
+@click.option("--reuse", is_flag=True, help="Take a name that was given up lately.")
 @database_option
 @home_option
 @json_option
@@ -97,6 +98,7 @@ def add_user(
     organisation: bool,
     admin: str | None,
     operator: bool,
+    reuse: bool,
     database: str | None,
     home: Path | None,
     as_json: bool,
@@ -119,6 +121,7 @@ def add_user(
             full_name=full_name,
             email=email,
             operator=operator,
+            reuse=reuse,
             actor=actor(),
         )
         if admin is not None:
@@ -129,6 +132,66 @@ def add_user(
         click.echo(f"{name} is here. Next: qwenstack hub tokens create {name} --role write")
     else:
         click.echo(f"{name} is here, and {admin} is its admin.")
+
+
+@users.command("rename")
+@click.argument("old")
+@click.argument("new")
+@database_option
+@home_option
+@json_option
+def rename(old: str, new: str, database: str | None, home: Path | None, as_json: bool) -> None:
+    """Give a user or an organisation another name; repos answer to their old names, too.
+
+    The old name is nobody's for 180 days.
+
+    \b
+    Examples:
+      qwenstack hub users rename alice alice-ng
+    """
+    with hub_connection(home, database) as connection:
+        account, left = departures.rename_account(connection, old, new, actor=actor())
+    if as_json:
+        print_json({"account": _shown(account), "left": left})
+    else:
+        click.echo(f"{left.name} is {account.name} now, with {len(left.repos)} repos.")
+
+
+@users.command("remove")
+@click.argument("name")
+@click.option("--give-to", metavar="ACCOUNT", help="Who gets its repos.")
+@click.option("--delete-repos", is_flag=True, help="Its repos go, too.")
+@database_option
+@home_option
+@json_option
+def remove(
+    name: str,
+    give_to: str | None,
+    delete_repos: bool,
+    database: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Remove a user or an organisation; its tokens end at once.
+
+    What it said stays, as said by "ghost". Its name is nobody's for 180 days.
+
+    \b
+    Examples:
+      qwenstack hub users remove bob --give-to acme
+      qwenstack hub users remove old-team --delete-repos
+    """
+    if give_to is not None and delete_repos:
+        raise click.UsageError("give either --give-to or --delete-repos")
+    with hub_connection(home, database) as connection:
+        left = departures.delete_account(
+            connection, name, give_to=give_to, delete_repos=delete_repos, actor=actor()
+        )
+    if as_json:
+        print_json(left)
+    else:
+        what = "deleted" if give_to is None else f"given to {give_to}"
+        click.echo(f"{left.name} is gone; {len(left.repos)} repos were {what}.")
 
 
 @users.command("role")

@@ -255,7 +255,8 @@ def _create(connection: Connection, bundled: BundledRepo) -> str:
         bundled.kind,
         bundled.name,
         private=bundled.private,
-        created_by=bundled.created_by,
+        # Whoever made it there is nobody here: a contributor of the same name has no right to it.
+        created_by=namespace,
         at_us=bundled.created_us,
     )
     more = {"gated": bundled.gated, "summary": _summary(bundled), "updated_us": now_us()}

@@ -292,6 +292,28 @@ def merge_commit(events: list[Event]) -> str | None:
     return None
 
 
+def rename_author(connection: Connection, old: str, new: str) -> None:
+    """Let the account `new` have said what `old` did (keys)."""
+    threads, table = discussions, discussion_events
+    connection.execute(update(threads).where(threads.c.author == old).values(author=new))
+    connection.execute(update(table).where(table.c.author == old).values(author=new))
+    named = table.c.document.contains(msgspec.json.encode(old).decode(), autoescape=True)
+    for row in connection.execute(select(table).where(table.c.kind == "comment", named)).all():
+        comment = _event(row).happening
+        if not isinstance(comment, Comment):
+            continue
+        renamed = Comment(
+            tuple(
+                Version(each.raw, new if each.author == old else each.author, each.at_us)
+                for each in comment.versions
+            ),
+            new if comment.hidden_by == old else comment.hidden_by,
+        )
+        one = (table.c.repo_id == row.repo_id, table.c.number == row.number, table.c.id == row.id)
+        document = msgspec.json.encode(renamed).decode()
+        connection.execute(update(table).where(*one).values(document=document))
+
+
 def check_title(title: str) -> str:
     """The title in one line; raises BadRequest for one too short or too long."""
     title = " ".join(title.split())

@@ -36,6 +36,13 @@ def unlike(connection: Connection, repo_id: str, account: str) -> None:
     _recount(connection, repo_id)
 
 
+def unlike_all(connection: Connection, account: str) -> None:
+    """Take back all that an account likes."""
+    liked = connection.scalars(select(likes.c.repo_id).where(likes.c.account == account)).all()
+    for repo_id in liked:
+        unlike(connection, repo_id, account)
+
+
 def likers(connection: Connection, repo_id: str, *, after: str, limit: int) -> list[Account]:
     """Accounts that like a repo, by key from `after` on."""
     statement = (

@@ -10,13 +10,13 @@ from typing import Literal
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select
 
-from qwenstack.core.instants import now_us
+from qwenstack.core.instants import from_us, now_us
 from qwenstack.hub.accounts.identity import ROLES, Role
 from qwenstack.hub.accounts.names import check_name
 from qwenstack.hub.errors import BadRequest, Conflict, NotFound
 from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import replace_in
-from qwenstack.storage.hub_tables import accounts, memberships
+from qwenstack.storage.hub_tables import accounts, memberships, retired_names
 from qwenstack.storage.rows import read_row
 
 SYSTEM = "system"
@@ -54,17 +54,21 @@ def create_account(
     full_name: str = "",
     email: str | None = None,
     operator: bool = False,
+    reuse: bool = False,
     actor: str = SYSTEM,
 ) -> Account:
-    """Create a user or an organisation; raises BadRequest for a bad field, Conflict for a name."""
-    check_name(name)
+    """Create a user or an organisation; raises BadRequest for a bad field, Conflict for a name.
+
+    `reuse`: also with a name that was given up lately.
+    """
+    if reuse:
+        connection.execute(delete(retired_names).where(retired_names.c.key == name.lower()))
+    check_new_name(connection, name)
     full_name = _line("full_name", full_name) or name
     if email is not None and ("@" not in email or _line("email", email) != email):
         raise BadRequest(f"email {email[:60]!r} is no address")
     if operator and kind != "user":
         raise BadRequest("an organisation cannot be an operator; make a user one")
-    if _find(connection, name) is not None:
-        raise Conflict(f"The name {name} is taken on this hub.")
     account = Account(
         key=name.lower(),
         name=name,
@@ -75,9 +79,28 @@ def create_account(
         created_us=now_us(),
     )
     connection.execute(insert(accounts).values(**msgspec.structs.asdict(account)))
-    detail = {"kind": kind, "operator": operator}
+    detail = {"kind": kind, "operator": operator, **({"reuse": True} if reuse else {})}
     record(connection, actor, "hub.account.create", account.key, detail)
     return account
+
+
+def check_new_name(connection: Connection, name: str, *, owner: str | None = None) -> None:
+    """Raises BadRequest for a name that none may have, Conflict for one that is not free.
+
+    `owner` (a key) may have its own name in another spelling, and those that it gave up.
+    """
+    check_name(name)
+    there = _find(connection, name)
+    if there is not None and there.key != owner:
+        raise Conflict(f"The name {name} is taken on this hub.")
+    table = retired_names
+    row = connection.execute(select(table).where(table.c.key == name.lower())).one_or_none()
+    if row is not None and row.free_us > now_us() and (owner is None or row.became != owner):
+        raise Conflict(
+            f"The name {name} was given up lately and is nobody's until "
+            f"{from_us(row.free_us):%Y-%m-%d}, so that nobody is taken for who had it; an operator "
+            "may give it earlier (`qwenstack hub users add NAME --reuse`)."
+        )
 
 
 def find_account(connection: Connection, name: str, kind: AccountKind | None = None) -> Account:
@@ -125,7 +148,7 @@ def set_role(
     account = find_account(connection, user, "user")
     known = msgspec.convert(role, Role)
     if known != "admin":
-        _keep_an_admin(connection, group, account)
+        check_not_last_admin(connection, group, account)
     row = {"organisation": group.key, "user": account.key, "role": known}
     replace_in(connection, memberships, [row])
     detail = {"user": account.key, "role": known}
@@ -139,7 +162,7 @@ def remove_member(
     """Take a user out of an organisation; raises NotFound, or Conflict for its last admin."""
     group = find_account(connection, organisation, "organisation")
     account = find_account(connection, user, "user")
-    _keep_an_admin(connection, group, account)
+    check_not_last_admin(connection, group, account)
     gone = connection.execute(
         delete(memberships).where(
             memberships.c.organisation == group.key, memberships.c.user == account.key
@@ -179,7 +202,7 @@ def organisations_of(connection: Connection, user: str) -> list[Member]:
     ]
 
 
-def _keep_an_admin(connection: Connection, group: Account, leaving: Account) -> None:
+def check_not_last_admin(connection: Connection, group: Account, leaving: Account) -> None:
     """Raises Conflict where `leaving` is the only admin of `group`."""
     rows = connection.execute(
         select(memberships.c.user).where(

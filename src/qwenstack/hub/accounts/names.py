@@ -9,9 +9,14 @@ from qwenstack.hub.registry.repos import RESERVED_NAMESPACES
 
 NAME_CHARACTERS_MAX = 96
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+GHOST = "ghost"
+"""Who said what a deleted account said; nobody is called so."""
+
 # First segments of the hub's own paths, beside those that no repo may be under.
 _RESERVED = RESERVED_NAMESPACES | {
     *("access", "admin", "avatars", "family", "favicon.ico", "organisations", "robots.txt"),
+    # And who is nobody in particular.
+    *(GHOST, "system"),
 }
 
 

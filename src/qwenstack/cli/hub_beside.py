@@ -22,7 +22,7 @@ import msgspec
 
 from qwenstack.cli.hub_context import hub_connection
 from qwenstack.core.instants import now_us
-from qwenstack.engines.models import PinnedModel
+from qwenstack.engines.models import LocalModel
 from qwenstack.hub.accounts.directory import find_account
 from qwenstack.hub.accounts.first_start import OPERATOR
 from qwenstack.hub.accounts.tokens import create_token, revoke_token
@@ -60,12 +60,15 @@ class HubBeside:
         self.token = started.token
         threading.Thread(target=self._watch, name="hub", daemon=True).start()
 
-    def publish(self, model: PinnedModel, path: Path) -> str:
-        """Publish the weights in the background, unless they are there; returns the repo's name."""
-        repo = f"{OPERATOR}/{model.release}"
+    def publish(self, model: LocalModel, release: str) -> str:
+        """Publish a model's file in the background, unless it is there; returns the repo's name.
+
+        `release` is its publisher's repo, of which this hub gets a repo of the same name.
+        """
+        repo = f"{OPERATOR}/{release.partition('/')[2]}"
         if not self._has(repo, model):
             threading.Thread(
-                target=self._publish, args=(repo, model, path), name="publish", daemon=True
+                target=self._publish, args=(repo, model, release), name="publish", daemon=True
             ).start()
         return repo
 
@@ -113,16 +116,16 @@ class HubBeside:
                     self._process, _ = self._spawn(port)
                     break
 
-    def _has(self, repo: str, model: PinnedModel) -> bool:
+    def _has(self, repo: str, model: LocalModel) -> bool:
         with hub_connection(self._home, None) as connection:
             try:
                 found = find_repo(connection, "model", repo)
                 files = read_files(connection, found.id, "main")[1] if found else ()
             except HubError:
                 return False
-        return any(each.sha256 == model.source.sha256 for each in files)
+        return any(f"sha256:{each.sha256}" == model.digest for each in files)
 
-    def _publish(self, repo: str, model: PinnedModel, path: Path) -> None:
+    def _publish(self, repo: str, model: LocalModel, release: str) -> None:
         try:
             with hub_connection(self._home, None) as connection:
                 find_account(connection, OPERATOR, "user")
@@ -138,8 +141,9 @@ class HubBeside:
             return
         try:
             with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / model.file_name).symlink_to(path.resolve())
-                (Path(folder) / "README.md").write_text(model.card, encoding="utf-8")
+                (Path(folder) / model.path.name).symlink_to(model.path.resolve())
+                card = _card(model, release)
+                (Path(folder) / "README.md").write_text(card, encoding="utf-8")
                 self._run_push(folder, repo, made.secret)
         finally:
             with hub_connection(self._home, None) as connection:
@@ -167,6 +171,21 @@ class HubBeside:
         elif not self._stopping.is_set():
             reason = words.decode(errors="replace").strip()[-300:]
             _log.warning("the default model is not published in the hub: %s", reason)
+
+
+def _card(model: LocalModel, release: str) -> str:
+    licence = f"license: {model.licence.lower()}\n" if model.licence else ""
+    return f"""---
+{licence}base_model: {release.removesuffix("-GGUF")}
+base_model_relation: quantized
+pipeline_tag: text-generation
+---
+# {release.partition("/")[2]}
+
+Published by `qwenstack up`, which serves it. The file {model.path.name} comes from
+{model.provenance}. Nobody here has compared it with the release itself: `qwenstack lineage` does,
+once both are in this hub.
+"""
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from qwenstack.cli.hub_beside import HubBeside, hub_beside
 from qwenstack.cli.running import run_event_loop, serve_until_stopped
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal
-from qwenstack.engines.models import DEFAULT_MODEL
+from qwenstack.engines.models import DEFAULT_MODEL, obtain
 from qwenstack.studio import accounts
 from qwenstack.studio.deployments import Deployment
 from qwenstack.studio.http.server import base_url, listen
@@ -101,7 +101,9 @@ def up(
       qwenstack up --no-hub
     """
     folder = resolve_home(home)
-    settings = _with_model(read_settings(folder), model)
+    configured = read_settings(folder)
+    default = model is None and not configured.deployments
+    settings = _with_model(configured, model)
     server = settings.server
     address = server.host if host is None else host
     listener = listen(address, server.port if port is None else port)
@@ -123,7 +125,9 @@ def up(
                 home=str(folder),
                 hub=beside.endpoint if beside else None,
                 hub_token=beside.token if beside else None,
-                release=_publish(beside, served, model_cache(folder)) if beside else None,
+                release=(
+                    _publish(beside, served, model_cache(folder)) if beside and default else None
+                ),
             )
             if as_json:
                 click.echo(msgspec.json.encode(line).decode())
@@ -139,13 +143,10 @@ def up(
 
 def _publish(hub: HubBeside, served: Deployment, cache: Path) -> str | None:
     """Publish what is served, where it is the default model; the repo's name."""
-    path = cache / DEFAULT_MODEL.file_name
-    if (
-        served.engine.identity.digest != f"sha256:{DEFAULT_MODEL.source.sha256}"
-        or not path.is_file()
-    ):
+    model = obtain(None, cache)
+    if model.name != DEFAULT_MODEL.name or model.digest != served.engine.identity.digest:
         return None
-    return hub.publish(DEFAULT_MODEL, path)
+    return hub.publish(model, DEFAULT_MODEL.repo)
 
 
 def _with_model(settings: Settings, model: str | None) -> Settings:

@@ -64,12 +64,16 @@ def read_reference(text: str) -> HubReference | None:
 
 
 def fetch_from_hub(
-    reference: HubReference, cache: Path, progress: Callable[[int, int], None]
+    reference: HubReference,
+    cache: Path,
+    progress: Callable[[int, int], None],
+    *,
+    patience_s: float = 30.0,
 ) -> HubFile:
     """Download the file into `cache`, resuming what was begun; raises HubModelError.
 
-    `progress` is told the bytes that are there and all of them. Nothing is asked of the hub where
-    `HF_HUB_OFFLINE` is set.
+    `progress` is told the bytes that are there and all of them; the hub's first answer is waited
+    for `patience_s`. Nothing is asked of the hub where `HF_HUB_OFFLINE` is set.
     """
     import httpx2
     from huggingface_hub import HfApi, hf_hub_download
@@ -78,7 +82,7 @@ def fetch_from_hub(
     endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
     try:
         info = HfApi(endpoint=endpoint).model_info(
-            reference.repo, revision=reference.revision, files_metadata=True, timeout=30
+            reference.repo, revision=reference.revision, files_metadata=True, timeout=patience_s
         )
         name, size, sha256 = choose(reference, _ggufs(info))
         commit = _commit(info, endpoint)

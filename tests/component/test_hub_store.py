@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from qwenstack.hub.store.contents import (
     StoreError,
 )
 from qwenstack.hub.store.merkle import chunk_hash, file_hash, range_hash, to_text, xorb_hash
-from qwenstack.hub.store.receiving import receive_shard, receive_xorb
+from qwenstack.hub.store.receiving import ArrivingXorb, receive_shard
 from qwenstack.hub.store.shard import ShardError, ShardFile, ShardSegment, write_shard
 from qwenstack.hub.store.writing import STRETCH_CHUNKS_MIN
 from qwenstack.hub.store.xorb import XorbError, write_xorb
@@ -434,6 +435,33 @@ def test_an_equal_pack_stored_after_a_sweep_elsewhere_is_found(tmp_path: Path) -
     assert list(one.check()) == []
 
 
+def test_what_breaks_off_leaves_nothing_but_what_another_upload_counts_on(
+    store: ContentStore, tmp_path: Path
+) -> None:
+    data = random_bytes(140 * 1024 * 1024)  # two packs and the beginning of a third
+    arrival = store.receive(expected(data))
+    for piece in pieces(data, 8_000_000):
+        arrival.feed(piece)
+    assert len(pack_files(tmp_path)) == 2
+    other = data[:1_000_000]
+    with store.intake() as intake:
+        intake.take([other], expected(other))  # finds its chunks in the first pack
+        arrival.close()
+        assert len(pack_files(tmp_path)) == 1
+        (content,) = intake.commit()
+    assert get(store, content) == other
+    assert list(store.check()) == []
+    assert rows(store)[0] == 1
+
+
+def test_what_was_put_wrong_leaves_no_pack(store: ContentStore, tmp_path: Path) -> None:
+    data = random_bytes(70 * 1024 * 1024)
+    with pytest.raises(ContentMismatch):
+        store.put(pieces(data), expect=Expected("0" * 64, len(data)))
+    assert list((tmp_path / "packs").iterdir()) == []
+    assert rows(store) == (0, 0, 0)
+
+
 # --- trouble ----------------------------------------------------------------------------------
 
 CHILD = """
@@ -520,6 +548,13 @@ def shard_file(data: bytes, **changed: object) -> ShardFile:
     hash_text = str(changed.get("hash", to_text(file_hash(leaves))))
     sha256 = changed.get("sha256", hashlib.sha256(data).hexdigest())
     return ShardFile(hash_text, (segment,), sha256)  # type: ignore[arg-type]
+
+
+def receive_xorb(store: ContentStore, name: str, body: bytes) -> bool:
+    with closing(ArrivingXorb(store, name)) as arrival:
+        for piece in pieces(body, 50_000):
+            arrival.feed([piece])
+        return arrival.keep() > 0
 
 
 def test_a_xorb_under_another_name_is_refused(store: ContentStore, tmp_path: Path) -> None:

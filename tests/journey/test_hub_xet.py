@@ -18,7 +18,7 @@ import pytest
 from qwenstack.hub.http.xet_tokens import make_token
 from qwenstack.hub.store.merkle import chunk_hash, file_hash, range_hash, to_text, xorb_hash
 from qwenstack.hub.store.shard import ShardFile, ShardSegment, write_shard
-from qwenstack.hub.store.xorb import read_xorb, write_xorb
+from qwenstack.hub.store.xorb import XorbReader, write_xorb
 from tests.hub import RunningHub, running_hub
 
 pytest.importorskip("hf_xet", reason="no Xet client: the wheel hf-xet is missing")
@@ -262,7 +262,7 @@ def rebuild(hub: RunningHub, answer: dict[str, Any], size: int) -> bytes:
         status, body, headers = call(hub, "GET", info["url"], None, Range=wanted)
         assert status == 206
         assert headers["Content-Range"].startswith(wanted.replace("=", " "))
-        chunks = list(read_xorb(body))
+        chunks = list(XorbReader().feed([body]))
         first = term["range"]["start"] - info["range"]["start"]
         run = b"".join(chunks[first : first + term["range"]["end"] - term["range"]["start"]])
         assert len(run) == term["unpacked_length"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import ParamSpec, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -14,6 +14,11 @@ from qwenstack.hub.errors import BadRequest, TooLarge
 JSON_BYTES_MAX = 8 * 1024 * 1024
 _WHOLE_S = 120.0
 
+# What is handed to a thread at once: enough to be worth it, few enough for one system call.
+_FED_BYTES = 4 * 1024 * 1024
+_FED_PIECES = 512
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -59,6 +64,45 @@ async def pieces(request: web.Request, *, bytes_max: int, idle_s: float) -> Asyn
         if total > bytes_max:
             raise TooLarge(f"The body is larger than the {bytes_max} bytes that are taken here.")
         yield piece
+
+
+async def take_in(
+    request: web.Request, feed: Callable[[list[bytes]], None], *, bytes_max: int, idle_s: float
+) -> int:
+    """Give the body to `feed`, in a thread and some megabytes at a time, while the next ones come;
+    its size. Raises what `pieces` and `feed` raise; no call of `feed` runs on after that.
+    """
+    total = size = 0
+    waiting: list[bytes] = []
+    feeding: asyncio.Task[None] | None = None
+    try:
+        async for piece in pieces(request, bytes_max=bytes_max, idle_s=idle_s):
+            waiting.append(piece)
+            size += len(piece)
+            if size >= _FED_BYTES or len(waiting) == _FED_PIECES:
+                if feeding is not None:
+                    await asyncio.shield(feeding)
+                feeding = asyncio.create_task(asyncio.to_thread(feed, waiting))
+                total, size, waiting = total + size, 0, []
+        if feeding is not None:
+            await asyncio.shield(feeding)
+    finally:
+        if feeding is not None:
+            await asyncio.wait({feeding})
+    await to_the_end(feed, waiting)
+    return total + size
+
+
+async def to_the_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work in a thread, and be back only when it is done, also when cancelled: what it uses is
+    let go of next.
+    """
+    task = asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def json_response(

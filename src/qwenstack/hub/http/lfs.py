@@ -7,10 +7,11 @@ account and an instant, so that they need no token (clients send none along).
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,13 @@ from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import HIDDEN
 from qwenstack.hub.errors import BadRequest, NotFound, RepoNotFound, TooLarge, TooMany
 from qwenstack.hub.http.access import API_REPO, DATASET_FILES, MODEL_FILES, base_url, open_repo
-from qwenstack.hub.http.bodies import json_response, pieces, read_json
+from qwenstack.hub.http.bodies import (
+    json_response,
+    pieces,
+    read_json,
+    take_in,
+    to_the_end,
+)
 from qwenstack.hub.http.signed import read_signed, sign
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.quotas import check_upload, check_waiting
@@ -38,19 +45,18 @@ from qwenstack.hub.registry.uploads import (
     part_path,
     parts_there,
     read_parts,
-    read_pieces,
     remove_parts,
     under_way,
 )
 from qwenstack.hub.registry.waiting import begin_transfer, end_transfer, keep_waiting
-from qwenstack.hub.store.contents import ContentMismatch, Expected
+from qwenstack.hub.store.contents import Arrival, ContentMismatch, Expected
+from qwenstack.hub.store.objects import write_all
 from qwenstack.storage.database import reading
 
 _OBJECTS_MAX = 1000
 _PARTS_MAX = 10_000
 # Of one account: each lies on the disk, up to a part's size, before it counts.
 _BODIES_AT_ONCE = 64
-_WRITE_BYTES = 1024 * 1024
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
 _PURPOSE = "lfs"
 
@@ -254,11 +260,21 @@ class _Lfs:
         """A whole file in one request."""
         grant_ = self._grant(request)
         async with self._counted(grant_):
-            path = await self._spool(request, self._hub.uploads, grant_.size)
+            _check_length(request, grant_.size)
+            arrival = await asyncio.to_thread(
+                self._hub.store.receive, Expected(grant_.sha256, grant_.size)
+            )
             try:
-                await asyncio.to_thread(self._keep, grant_, path)
+                total = await take_in(
+                    request,
+                    lambda pieces: arrival.feed(b"".join(pieces)),
+                    bytes_max=grant_.size,
+                    idle_s=self._hub.settings.idle_s,
+                )
+                _check_whole(total, grant_.size)
+                await to_the_end(self._keep, grant_, arrival)
             finally:
-                path.unlink(missing_ok=True)
+                await to_the_end(arrival.close)
         return web.Response()
 
     @asynccontextmanager
@@ -293,10 +309,10 @@ class _Lfs:
         with self._hub.database.begin() as connection:
             end_transfer(connection, grant_.account, key)
 
-    def _keep(self, grant_: Grant, path: Path) -> None:
+    def _keep(self, grant_: Grant, arrival: Arrival) -> None:
         hub = self._hub
         try:
-            hub.store.put(read_pieces(path), expect=Expected(grant_.sha256, grant_.size))
+            arrival.keep()
         except ContentMismatch as error:
             raise BadRequest(f"These are not the bytes that were announced: {error}") from error
         with hub.database.begin() as connection:
@@ -421,47 +437,30 @@ class _Lfs:
 
     async def _spool(self, request: web.Request, folder: Path, size: int) -> Path:
         """The body as a file of exactly `size` bytes; the caller removes it."""
-        announced = request.content_length
-        if announced is not None and announced != size:
-            raise BadRequest(f"The body has {announced} bytes and should have {size}.")
+        _check_length(request, size)
         descriptor, name = tempfile.mkstemp(dir=folder, prefix="new-")
         path = Path(name)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
-                total, waiting = 0, bytearray()
+                write = functools.partial(write_all, file.fileno())
                 idle_s = self._hub.settings.idle_s
-                async for piece in pieces(request, bytes_max=size, idle_s=idle_s):
-                    total += len(piece)
-                    waiting += piece
-                    if len(waiting) >= _WRITE_BYTES:
-                        await _to_the_end(_write, file.fileno(), waiting)
-                        waiting = bytearray()
-                await _to_the_end(_write, file.fileno(), waiting)
-            if total != size:
-                raise BadRequest(f"The body ended after {total} of {size} bytes.")
+                total = await take_in(request, write, bytes_max=size, idle_s=idle_s)
+            _check_whole(total, size)
         except BaseException:
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - no await while cancelled
             raise
         return path
 
 
-async def _to_the_end(write: Callable[[int, bytearray], None], file: int, data: bytearray) -> None:
-    """Write in a thread, and be back only when it is done, also when cancelled.
-
-    The descriptor is closed next: a write that still ran could meet another file of that number.
-    """
-    task = asyncio.ensure_future(asyncio.to_thread(write, file, data))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+def _check_length(request: web.Request, size: int) -> None:
+    announced = request.content_length
+    if announced is not None and announced != size:
+        raise BadRequest(f"The body has {announced} bytes and should have {size}.")
 
 
-def _write(descriptor: int, data: bytearray) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _check_whole(total: int, size: int) -> None:
+    if total != size:
+        raise BadRequest(f"The body ended after {total} of {size} bytes.")
 
 
 def _settle(path: Path, target: Path) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import select
 from qwenstack.hub.downloads import OVER_XET
 from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo, upload_action
-from qwenstack.hub.http.bodies import json_response, pieces
+from qwenstack.hub.http.bodies import json_response, pieces, take_in, to_the_end
 from qwenstack.hub.http.xet_tokens import (
     XetClaims,
     XetToken,
@@ -43,7 +43,7 @@ from qwenstack.hub.store.contents import ContentMissing
 from qwenstack.hub.store.merkle import from_text
 from qwenstack.hub.store.packs import PackIndex
 from qwenstack.hub.store.reading import Layout, pack_chunks, read_layout
-from qwenstack.hub.store.receiving import receive_shard, receive_xorb
+from qwenstack.hub.store.receiving import ArrivingXorb, receive_shard
 from qwenstack.hub.store.reconstruction import Reconstruction, reconstruct, second_version
 from qwenstack.hub.store.shard import SHARD_BYTES_MAX, ShardError, dedupe_shard
 from qwenstack.hub.store.writing import Run
@@ -53,7 +53,7 @@ from qwenstack.storage.hub_tables import contents
 
 _PREFIX = "/xet"
 _HASH = "{hash:[0-9a-f]{64}}"
-# Each holds a whole xorb or shard in memory; a shard's files are hashed for as long as they are.
+# A xorb holds some blocks of it in memory, a shard is there whole while its files are hashed.
 _XORBS_AT_ONCE, _SHARDS_AT_ONCE = 4, 3
 _BODY_IDLE_S, _BODY_WHOLE_S = 60.0, 900.0
 _TELEMETRY_BYTES_MAX = 1024 * 1024
@@ -159,32 +159,38 @@ def _token_answer(hub: Hub, request: web.Request, token: XetToken) -> web.Respon
 
 async def _post_xorb(hub: Hub, uploads: asyncio.Semaphore, request: web.Request) -> web.Response:
     claims = read_token(hub.secret, bearer(request), "write")
+    name = request.match_info["hash"]
     async with uploads:
-        body = await _whole_body(request, XORB_BYTES_MAX)
-        name = request.match_info["hash"]
-        is_new = await asyncio.to_thread(_keep_xorb, hub, claims, name, body)
+        arrival = await asyncio.to_thread(ArrivingXorb, hub.store, name)
+        try:
+            async with asyncio.timeout(_BODY_WHOLE_S):
+                total = await take_in(
+                    request, arrival.feed, bytes_max=XORB_BYTES_MAX, idle_s=_BODY_IDLE_S
+                )
+            is_new = await to_the_end(_keep_xorb, hub, claims, name, arrival, total)
+        except XorbError as error:
+            raise BadRequest(f"{error}.") from error
+        finally:
+            await to_the_end(arrival.close)
     return json_response(_XorbAnswer(is_new))
 
 
-def _keep_xorb(hub: Hub, claims: XetClaims, name: str, body: bytes) -> bool:
+def _keep_xorb(
+    hub: Hub, claims: XetClaims, name: str, arrival: ArrivingXorb, wire_bytes: int
+) -> bool:
     with reading(hub.database) as connection:
         check_upload(
             connection,
             account=claims.account,
             namespace=claims.namespace,
             guest=claims.guest,
-            size=len(body),
+            size=wire_bytes,
         )
-    try:
-        is_new = receive_xorb(hub.store, name, body)
-    except XorbError as error:
-        raise BadRequest(f"{error}.") from error
-    pack = hub.store.packs.read([name]).get(name) if is_new else None
-    if pack is not None:
+    size = arrival.keep()
+    if size:
         with hub.database.begin() as connection:
-            sizes = {name: pack.starts[-1]}
-            keep_waiting(connection, claims.account, sizes, guest=claims.guest)
-    return is_new
+            keep_waiting(connection, claims.account, {name: size}, guest=claims.guest)
+    return size > 0
 
 
 async def _post_shard(hub: Hub, uploads: asyncio.Semaphore, request: web.Request) -> web.Response:

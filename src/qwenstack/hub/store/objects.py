@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,17 @@ from qwenstack.storage.durable import sync_folder
 
 _NAME = re.compile(r"[a-z0-9_]{1,48}")
 _SPOOL_PREFIX = ".new-"
+
+
+def write_all(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write pieces one after the other, at most 1 024 of them. Raises OSError."""
+    views = [memoryview(each) for each in pieces if len(each)]
+    while views:
+        written = os.writev(descriptor, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
 
 
 class Listed(NamedTuple):

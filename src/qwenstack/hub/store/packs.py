@@ -6,7 +6,6 @@ them is a run of bytes of a file. Its bytes are durable before its row is there.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
 from qwenstack.hub.store.kinds import StoreError
 from qwenstack.hub.store.merkle import HASH_BYTES, Leaf, to_text, xorb_hash
-from qwenstack.hub.store.objects import Objects
+from qwenstack.hub.store.objects import Objects, write_all
 from qwenstack.hub.store.rows import batches, insert_new, insert_one
 from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import chunks, packs, segments
@@ -106,14 +105,8 @@ class PackWriter:
 
     def flush(self) -> None:
         """Write what was added since the last time. Raises OSError."""
-        views = [memoryview(each) for each in self._unwritten if len(each)]
-        self._unwritten.clear()
-        while views:
-            written = os.writev(self._file.fileno(), views)
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if written:
-                views[0] = views[0][written:]
+        unwritten, self._unwritten = self._unwritten, []
+        write_all(self._file.fileno(), unwritten)
 
     def close(self) -> PackIndex:
         """Make the bytes durable under a name; the row is `PackTable.register`'s to write."""

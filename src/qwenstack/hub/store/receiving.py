@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from contextlib import closing
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -36,21 +35,25 @@ class ArrivingXorb:
         self._store = store
         self._name = name
         self._reader = XorbReader()
-        self._writer = None if store.packs.use([name]) else PackWriter(store.objects)
+        self._known = bool(store.packs.use([name]))
+        self._writer: PackWriter | None = None
 
     def feed(self, pieces: Iterable[bytes]) -> None:
         """The next bytes. Raises XorbError, OSError."""
-        if self._writer is None:
+        if self._known:
             return
+        if self._writer is None:
+            self._writer = PackWriter(self._store.objects)
         for chunk in self._reader.feed(pieces):
             self._writer.append(chunk_hash(chunk), chunk)
         self._writer.flush()
 
     def keep(self) -> int:
         """All came; the bytes of the pack, 0 when it was there. Raises XorbError, OSError."""
-        if self._writer is None:
+        if self._known:
             return 0
         self._reader.finish()
+        assert self._writer is not None  # a xorb without a byte is refused before
         found = to_text(xorb_hash(self._writer.leaves))
         if found != self._name:
             raise XorbError(f"the xorb hashes to {found}, not to {self._name}")
@@ -62,13 +65,6 @@ class ArrivingXorb:
         """Let go of what was not kept."""
         if self._writer is not None:
             self._writer.discard()
-
-
-def receive_xorb(store: ContentStore, name: str, body: bytes) -> bool:
-    """Keep a xorb that came whole; whether it was new. Raises XorbError, OSError."""
-    with closing(ArrivingXorb(store, name)) as arrival:
-        arrival.feed([body])
-        return arrival.keep() > 0
 
 
 def receive_shard(store: ContentStore, body: bytes, *, bytes_max: int) -> list[Content]:

@@ -124,6 +124,14 @@ def test_reasoning_is_read_under_both_names() -> None:
     assert [delta.reasoning for delta in step.deltas] == ["a", "b"]
 
 
+def test_a_choice_that_called_ends_in_its_call_though_the_server_says_stop() -> None:
+    call = {"index": 0, "id": "call_1", "function": {"name": "now", "arguments": "{}"}}
+    payloads = [chunk(tool_calls=[call]), chunk(finish="stop"), usage_chunk(), DONE]
+    builder = CompletionBuilder()
+    builder.add(final(payloads))
+    assert builder.build().choices[0].finish is FinishReason.TOOL_CALLS
+
+
 def test_a_tool_call_comes_in_pieces() -> None:
     head = {"index": 0, "id": "call_1", "type": "function"}
     payloads = [

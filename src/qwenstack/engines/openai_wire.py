@@ -178,6 +178,7 @@ class StreamDecoder:
     """
 
     __slots__ = (
+        "_called",
         "_choices",
         "_ended",
         "_exact",
@@ -194,6 +195,7 @@ class StreamDecoder:
         self._choices = choices
         self._hide = hide
         self._finished: set[int] = set()
+        self._called: set[int] = set()
         self._usage: TokenUsage | None = None
         self._exact = False
         self._ended: int | None = None
@@ -294,6 +296,8 @@ class StreamDecoder:
             text = piece.content
             reasoning = piece.reasoning_content or piece.reasoning or ""
             calls = _tool_calls(piece.tool_calls) if piece.tool_calls else ()
+            if calls:
+                self._called.add(index)
         else:
             text, reasoning, calls = choice.text, "", ()
         logprobs = () if choice.logprobs is None else _logprobs(choice.logprobs)
@@ -314,7 +318,10 @@ class StreamDecoder:
         if reason in _BROKEN_FINISH:
             raise EngineProtocolError(f"the engine gave the generation up ({reason!r})")
         # A reason nobody told us of still ends the choice, and what was generated is whole.
-        return _FINISH.get(reason, FinishReason.STOP)
+        finish = _FINISH.get(reason, FinishReason.STOP)
+        # vLLM says "stop" of a call that the request named (tried on 0.32).
+        called = finish is FinishReason.STOP and index in self._called
+        return FinishReason.TOOL_CALLS if called else finish
 
     def _stray(self, index: int) -> EngineProtocolError:
         if index in self._finished:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-PARAMETERS_MIN: Final = 20_000
+PARAMETERS_MIN: Final = 5_000
 CLEAR_MARGIN: Final = 0.02  # how much nearer the parent is than the next, to be called clear
 _STEPS: Final = 60
 

@@ -9,6 +9,8 @@ matrices. MoTHer (arXiv 2405.18432) uses weights' kurtosis for the same purpose.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,18 +18,30 @@ import numpy as np
 
 from qwenstack.hub.lineage.arborescence import parents_of
 from qwenstack.hub.lineage.compare import Comparison, Sampled, compare
+from qwenstack.hub.lineage.fingerprint import finite
 from qwenstack.hub.lineage.inheritance import descends, order
 from qwenstack.hub.lineage.rounding import lossless_storage, rounds_to, step_share
+from qwenstack.hub.lineage.tensors import Stacked
 
 _HARD: Final = 8.0  # log-odds of what cannot be undone
 _SOFT: Final = 3.0
 _SAME_EQUAL_MIN: Final = 0.999
+_SAME_TABLE_MAX: Final = 1e-4
 _SAME_MOVED_MAX: Final = 0.004  # distance: rounding to bfloat16 after a disguise leaves 0.002
 ZEROS_MIN: Final = 0.15  # more than the numbers that quantising rounds to zero
 _FFN: Final = ("gate", "up", "down")
 _ROOT_COST: Final = 30.0  # dearer than any edge, so that related models make one tree
 _ROUNDED_MIN: Final = 0.2  # steps of the grid; rounding to the nearest errs by 0.29
 _DISGUISED: Final = 4.0
+_ASKED_PAIR: Final = 3.5  # of a pair, the model asked about is the child, if nothing hard speaks
+_ASKED: Final = 0.5
+_ASKED_OUTSIDE: Final = 1.5
+_PUBLISHED: Final = 4.0  # log-odds of having appeared first: more than growth says, less than _HARD
+_NEW_SPREAD: Final = 0.25  # of the old rows' size
+_NEW_SHARED: Final = 0.3  # of their share in the strongest directions
+_OLD_SHARED: Final = 0.45
+_ADDED: Final = 0.3  # of _HARD
+_COPIED_MIN: Final = 0.95
 _NEAREST: Final = 6
 _EXACT_MIN: Final = 0.2
 
@@ -37,11 +51,15 @@ class Family:
     """Models that share an origin, under different names; each pair is compared once.
 
     `known` and `told` hold what was computed, by name, and may be shared between families.
+    `published` says when members appeared, in any unit, where that is known. `outside` says that
+    the first member, which is asked about, is none of those that it is compared with.
     """
 
     members: list[Sampled]
     known: dict[tuple[str, str], Comparison] = field(default_factory=dict)
     told: dict[tuple[str, str, str], tuple[float | None, bool | None]] = field(default_factory=dict)
+    published: Mapping[str, int] = field(default_factory=dict)
+    outside: bool = False
 
     def between(self, child: int, parent: int) -> Comparison:
         """The comparison of two members, by their places."""
@@ -73,6 +91,8 @@ class Family:
         if pair.units_moved:
             coarse = a.model.quantised or b.model.quantised
             return pair.distance < _SAME_MOVED_MAX and not coarse
+        if pair.table is not None and pair.table.change > _SAME_TABLE_MAX:
+            return False
         equal = _equal(pair)
         return equal >= _SAME_EQUAL_MIN or rounds_to(a, b) or rounds_to(b, a)
 
@@ -115,13 +135,16 @@ class Family:
 
     def _remoteness(self, place: int, leaders: list[int], copies: int) -> float:
         """Breaks ties between roots: of whom there are copies, or models with whole matrices
-        unchanged, is more likely the origin; of two that nothing tells apart, the one asked about
-        is the later one.
+        unchanged, is more likely the origin; of two that nothing certain tells apart, the one
+        asked about is the later one.
         """
         exact = sum(
             _equal(self.between(other, place)) > _EXACT_MIN for other in leaders if other != place
         )
-        return 0.5 * (place == 0) - float(np.log1p(exact + copies))
+        asked = _ASKED
+        if self.outside:
+            asked = _ASKED_PAIR if len(leaders) == 2 else _ASKED_OUTSIDE
+        return asked * (place == 0) - float(np.log1p(exact + copies))
 
     def _originals(self) -> list[int]:
         """Each member's original among those of the same weights: itself, mostly."""
@@ -139,7 +162,7 @@ class Family:
                 out[place] = first if len(places) > 1 else place
         return out
 
-    def _unoriginal(self, place: int) -> tuple[int, int, int, int, int, int]:
+    def _unoriginal(self, place: int) -> tuple[float | str, ...]:
         """Orders copies: what was disguised, renamed, or stored wider than needed comes later.
 
         Numbers that are exactly a quantised model's were read from it, whatever they are stored as.
@@ -150,13 +173,18 @@ class Family:
         wide = member.model.storage != lossless_storage(member)
         is_gguf = any(t.name.startswith("blk.") for t in member.model.tensors[:64])
         fine = int(not member.model.quantised)
-        return moved, fine, is_gguf, member.model.renamed, wide, place
+        name = member.model.name
+        asked = place == 0 and self.outside
+        date = self.published.get(name, math.inf)
+        plain = moved, fine, is_gguf, member.model.renamed, wide
+        return *plain, asked, date, len(name), name
 
     def _cost(self, child: int, parent: int, root: int | None) -> float:
         """Grows with the distance, and with what speaks for the other direction."""
         distance = max(self.distance(child, parent), 1e-5)
         pair, back = self.between(child, parent), self.between(parent, child)
         odds = direction(self.members[child], self.members[parent], pair, back)
+        odds += self._published(child, parent)
         cost = float(np.log(distance / 1e-5))
         if pair.units_moved:
             cost += _DISGUISED
@@ -173,6 +201,13 @@ class Family:
             odds += _HARD * float(np.sign(self._moved(child) - self._moved(parent)))
         return cost + max(0.0, -odds)
 
+    def _published(self, child: int, parent: int) -> float:
+        """What the dates say for the child being the later one."""
+        dates = [self.published.get(self.members[place].model.name) for place in (child, parent)]
+        if dates[0] is None or dates[1] is None:
+            return 0.0
+        return _PUBLISHED * float(np.sign(dates[0] - dates[1]))
+
     def _moved(self, place: int) -> int:
         """1 for a member that lies apart from most others: disguised or narrowed."""
         others = [other for other in range(len(self.members)) if other != place]
@@ -186,11 +221,12 @@ def direction(child: Sampled, parent: Sampled, pair: Comparison, back: Compariso
     `pair` compares the child with the parent, `back` the parent with the child.
     """
     cues = [
-        _HARD * float(np.sign(mine - theirs))
+        _HARD * float(np.clip(mine - theirs, -1, 1))
         for mine, theirs in (
             (_rounding(child, parent, pair), 0),
-            (child.print.vocabulary, parent.print.vocabulary),
+            (_vocabulary(child, parent, pair), 0),
             (parent.print.hidden, child.print.hidden),
+            (_experts(child), _experts(parent)),
             (_width(parent), _width(child)),
             (_depth_edits(child, parent, pair, back), 0),
         )
@@ -222,11 +258,65 @@ def _rounding(child: Sampled, parent: Sampled, pair: Comparison) -> int:
     return 1 if mine == rounded_to else -1
 
 
+def _vocabulary(child: Sampled, parent: Sampled, pair: Comparison) -> float:
+    """1 where the child has tokens more than the parent, or was cut down from it; -1 otherwise.
+
+    Where no layer was touched, the tokens themselves tell: those that look as old as the others
+    were cut off the smaller one. Those that look neither old nor new were more likely added.
+    """
+    mine, theirs = child.print.vocabulary, parent.print.vocabulary
+    if mine == theirs:
+        return 0
+    longer = 1 if mine > theirs else -1
+    changes = [change.equal for layer in pair.layers for change in layer.changes.values()]
+    if not changes or float(np.mean(changes)) < _SAME_EQUAL_MIN:
+        return longer
+    told = _newness(child if mine > theirs else parent, min(mine, theirs))
+    return longer * (told or _ADDED)
+
+
+def _newness(member: Sampled, old: int) -> int:
+    """1 where the tokens from `old` on look added, -1 where they look as old as those before.
+
+    Added ones lie near a mean, are copies, or lack what all old ones have in common.
+    """
+    table = member.model.roles.embed
+    if table is None or table.shape[0] <= old:
+        return 0
+    ends = ((0, old - 1), (old, table.shape[0] - 1))
+    places = [np.linspace(*one, min(256, one[1] - one[0] + 1)).astype(np.int64) for one in ends]
+    known, new = (finite(table.take(np.unique(rows))).astype(np.float64) for rows in places)
+    known, new = known - known.mean(axis=0), new - known.mean(axis=0)
+    size = float(np.median(np.linalg.norm(known, axis=1)))
+    spread = float(np.median(np.linalg.norm(new - new.mean(axis=0), axis=1)))
+    if spread < _NEW_SPREAD * size:
+        return 1
+    top = np.linalg.eigh(known.T @ known)[1][:, -max(1, known.shape[1] // 16) :]
+    shared = [
+        float(((rows @ top) ** 2).sum() / max((rows**2).sum(), 1e-30)) for rows in (known, new)
+    ]
+    if shared[1] < _NEW_SHARED * shared[0]:
+        return 1
+    told = shared[0] > 3 * top.shape[1] / top.shape[0] and spread > 2 * _NEW_SPREAD * size
+    directions = [
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-20)
+        for rows in (known, new)
+    ]
+    copied = float(np.median((directions[1] @ directions[0].T).max(axis=1))) > _COPIED_MIN
+    return -1 if told and not copied and shared[1] > _OLD_SHARED * shared[0] else 0
+
+
+def _experts(member: Sampled) -> int:
+    """1 where the feed-forward part is experts, which can be made of a dense one's copies."""
+    layers = member.model.roles.layers[:1]
+    return int(any(isinstance(layer.get("gate"), Stacked) for layer in layers))
+
+
 def _width(member: Sampled) -> int:
-    layers = member.model.roles.layers
-    return sum(
-        layer[role].shape[0] for layer in layers[:1] for role in ("q", "gate") if role in layer
-    )
+    """Rows of the first layer's queries and gate, of one expert where there are several."""
+    found = [layer[role] for layer in member.model.roles.layers[:1] for role in ("q", "gate")
+             if role in layer]  # fmt: skip
+    return sum((one.parts[0] if isinstance(one, Stacked) else one).shape[0] for one in found)
 
 
 def _depth_edits(child: Sampled, parent: Sampled, pair: Comparison, back: Comparison) -> int:

@@ -25,6 +25,10 @@ _COLUMNS_MAX: Final = 1024
 _LAYERS_MAX: Final = 4
 _PRUNED_MIN: Final = 0.05
 _ERROR_MAX: Final = 0.1  # standard error of the share, above which nothing is said
+_ROUGH_ERROR_MAX: Final = 0.25
+_ROUGH_MAX: Final = 1.35  # of the whole step: a large step later goes on in its direction
+_SIBLING_MAX: Final = 0.35  # of a remainder, what siblings hold of it
+_SURE: Final = 1.5  # errors
 _REST_MIN: Final = 2e-3  # of a step's energy; a merged adapter leaves only rounding behind
 # Share of the strongest directions left out, and the least and greatest share of a descendant.
 _ASKED: Final = ((0.25, 0.88, 1.15), (_COMMON_SHARE, 0.85, 1.2))
@@ -84,8 +88,8 @@ def descends(model: Taken, through: Taken, origin: Taken) -> bool | None:
             continue
         share, error = found
         if error > _ERROR_MAX:
-            return None
-        if not low <= share <= high:
+            return _roughly(model, through, origin, share, error)
+        if not low - error / 2 <= share <= high:
             return False
         asked = True
     if asked:
@@ -94,6 +98,25 @@ def descends(model: Taken, through: Taken, origin: Taken) -> bool | None:
     if found is None or found[1] > _ERROR_MAX:
         return None
     return _ASKED[0][1] <= found[0] <= _ASKED[0][2]
+
+
+def _roughly(
+    model: Taken, through: Taken, origin: Taken, share: float, error: float
+) -> bool | None:
+    """The answer where the remainder is told badly, as of a small model that moved far since.
+
+    It has to be nearer to a descendant's than to a sibling's by its error, and the whole step has
+    to be there too.
+    """
+    whole = _share(_steps(model, origin, through, origin, 0.0))
+    if whole is None or whole[1] > _ERROR_MAX:
+        return None
+    low, high = _ASKED[1][1], _ROUGH_MAX
+    if not low <= whole[0] <= high or share < _SIBLING_MAX - error:
+        return False
+    if error > _ROUGH_ERROR_MAX or share < _SIBLING_MAX + _SURE * error:
+        return None
+    return abs(share - 1) < 2 * error
 
 
 def order(later: Taken, earlier: Taken, origin: Taken) -> float | None:

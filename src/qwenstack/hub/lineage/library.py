@@ -29,15 +29,20 @@ Affinity = npt.NDArray[np.float64]
 
 
 class Library:
-    """Candidates by name. What cannot be read is kept in `unreadable` with the reason."""
+    """Candidates by name. What cannot be read is kept in `unreadable` with the reason.
+
+    `published` says when each appeared, in any unit, where that is known.
+    """
 
     def __init__(
         self,
         names: list[str],
         open_model: Callable[[str], Model],
         prints: Mapping[str, Fingerprint] | None = None,
+        published: Mapping[str, int] | None = None,
     ) -> None:
         self.names = names
+        self.published: Mapping[str, int] = published or {}
         self.unreadable: dict[str, str] = {}
         self.compared: dict[tuple[str, str], Comparison] = {}
         self.told: dict[tuple[str, str, str], tuple[float | None, bool | None]] = {}

@@ -41,8 +41,11 @@ def vector(member: Sampled) -> Floats:
     return np.concatenate(pieces)[:_ELEMENTS_MAX] if pieces else np.zeros(0, np.float32)
 
 
-def mixture(child: Floats, one: Floats, other: Floats) -> Mixture | None:
-    """The child as a point on the line through two models, or None where it is far from it."""
+def mixture(child: Floats, one: Floats, other: Floats, apart: float) -> Mixture | None:
+    """The child as a point on the line through two models, or None where it is far from it.
+
+    `apart` is the square of the child's distance to the nearest model of all.
+    """
     if not child.shape == one.shape == other.shape or not len(child):
         return None
     along = other - one
@@ -54,9 +57,29 @@ def mixture(child: Floats, one: Floats, other: Floats) -> Mixture | None:
     if not 0.05 < share < 0.95:
         return None
     rest = offset - np.float32(share) * along
-    nearest = min(float(offset @ offset), float((child - other) @ (child - other)))
-    left = (float(rest @ rest) / max(nearest, 1e-30)) ** 0.5
+    left = (float(rest @ rest) / max(apart, 1e-30)) ** 0.5
     return Mixture(share, left, "linear") if left < _LEFT_MAX else None
+
+
+def sum_of_steps(
+    child: Floats, origin: Floats, one: Floats, other: Floats, apart: float
+) -> Mixture | None:
+    """The child as the origin with some of the steps to two models made from it (task arithmetic,
+    arXiv 2212.04089), or None.
+    """
+    if not child.shape == one.shape == other.shape == origin.shape or not len(child):
+        return None
+    a, b, moved = one - origin, other - origin, child - origin
+    grams = np.array([[a @ a, a @ b], [a @ b, b @ b]], np.float64)
+    if np.linalg.det(grams) <= 1e-4 * grams[0, 0] * grams[1, 1]:
+        return None
+    shares = np.linalg.solve(grams, np.array([moved @ a, moved @ b], np.float64))
+    if shares.min() < 0.05 or shares.max() > 2:
+        return None
+    rest = moved - np.float32(shares[0]) * a - np.float32(shares[1]) * b
+    left = (float(rest @ rest) / max(apart, 1e-30)) ** 0.5
+    share = float(shares[1] / shares.sum())
+    return Mixture(share, left, "task arithmetic") if left < _LEFT_MAX else None
 
 
 def elementwise(child: Floats, origin: Floats, one: Floats, other: Floats) -> Mixture | None:

@@ -1,8 +1,10 @@
 """Weights packed by the integer and 8-bit quantisers of the safetensors world.
 
-Layouts: GPTQ (`qweight` packs eight 4-bit codes along the inputs, `qzeros`, `scales`, `g_idx`),
+Layouts: GPTQ (`qweight` packs 2-, 4- or 8-bit codes along the inputs, `qzeros`, `scales`, `g_idx`),
 AWQ (`qweight` packs along the outputs in the order 0 2 4 6 1 3 5 7), compressed-tensors
-(`weight_packed` along the inputs, `weight_scale`), and FP8 or INT8 with a scale beside it.
+(`weight_packed` of 4 or 8 bits along the inputs, `weight_scale`, `weight_shape`), bitsandbytes NF4
+and FP4 (two codes a byte, the first in the high half, into a table of 16 values; `absmax` a block,
+itself perhaps in 8 bits), and FP8 or INT8 with a scale beside it.
 """
 
 from __future__ import annotations
@@ -10,12 +12,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from qwenstack.hub.lineage.tensors import Floats, Indices, Stored, Tensor, UnreadableModel
 
 _AWQ_ORDER: Final = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 _ELEMENTS_MAX: Final = 1 << 28
+_BLOCKS: Final = (128, 64, 32)  # of FP8 scales
+_CODE_BITS: Final = (2, 4, 8)
+_STATE: Final = "weight.quant_state.bitsandbytes__"
+_STATE_BYTES_MAX: Final = 1 << 16
+
+
+class _BlockState(msgspec.Struct):
+    """What bitsandbytes says of a packed matrix; `nested_*` where its scales are packed too."""
+
+    shape: tuple[int, int]
+    blocksize: int
+    nested_blocksize: int = 0
+    nested_offset: float = 0.0
 
 
 @dataclass
@@ -34,10 +50,10 @@ class Packed:
     def take(self, rows: Indices) -> Floats:
         """The rows of these numbers."""
         try:
-            if self.storage == "FP8":
-                return self._scaled(rows)
-            return _UNPACK[self.storage](self.parts, self.shape)[rows]
-        except (ValueError, IndexError, ZeroDivisionError) as error:
+            if self.storage in ("FP8", "INT8"):
+                return self._scaled(rows) / np.float32(127 if self.storage == "INT8" else 1)
+            return _UNPACK[self.storage.partition("-")[0]](self.parts, self.shape)[rows]
+        except (ValueError, IndexError, ZeroDivisionError, msgspec.DecodeError) as error:
             raise UnreadableModel(f"the packed parts of {self.name} do not fit") from error
 
     def _scaled(self, rows: Indices) -> Floats:
@@ -48,9 +64,16 @@ class Packed:
             return values * grid.reshape(())
         if scale.is_vector:
             grid = grid.reshape(-1, 1)
-        tall, wide = -(-self.shape[0] // grid.shape[0]), -(-self.shape[1] // grid.shape[1])
+        tall = _block(self.shape[0], grid.shape[0])
+        wide = _block(self.shape[1], grid.shape[1])
         columns = np.repeat(grid[rows // tall], wide, axis=1)[:, : self.shape[1]]
         return np.asarray(values * columns, np.float32)
+
+
+def _block(extent: int, count: int) -> int:
+    """How much of `extent` each of `count` scales covers; the last block may be cut off."""
+    usual = (size for size in _BLOCKS if -(-extent // size) == count)
+    return next(usual, -(-extent // count))
 
 
 def join_packed(tensors: list[Stored]) -> list[Tensor]:
@@ -59,7 +82,8 @@ def join_packed(tensors: list[Stored]) -> list[Tensor]:
     out: list[Tensor] = []
     used: set[str] = set()
     for name in by_name:
-        for joined, names in filter(None, (_gptq(name, by_name), _scaled(name, by_name))):
+        readings = (_packed_words(name, by_name), _blocks(name, by_name), _scaled(name, by_name))
+        for joined, names in filter(None, readings):
             out.append(joined)
             used |= names
     out += [tensor for tensor in tensors if tensor.name not in used]
@@ -69,27 +93,76 @@ def join_packed(tensors: list[Stored]) -> list[Tensor]:
 _Joined = tuple[Packed, set[str]] | None
 
 
-def _gptq(name: str, by_name: dict[str, Stored]) -> _Joined:
+def _packed_words(name: str, by_name: dict[str, Stored]) -> _Joined:
     """GPTQ, AWQ or compressed-tensors, by the suffix and the shapes."""
     stem, _, suffix = name.rpartition(".")
     if suffix == "weight_packed" and f"{stem}.weight_scale" in by_name:
-        parts = {"packed": by_name[name], "scales": by_name[f"{stem}.weight_scale"]}
-        rows, words = by_name[name].shape
-        names = {name, f"{stem}.weight_scale", f"{stem}.weight_shape", f"{stem}.weight_zero_point"}
-        return _packed(stem, "CT-INT4", (rows, words * 8), parts), names
+        return _compressed(stem, by_name)
     if suffix != "qweight" or f"{stem}.scales" not in by_name or f"{stem}.qzeros" not in by_name:
         return None
     parts = {key: by_name[f"{stem}.{key}"] for key in ("qweight", "scales", "qzeros")}
     names = {f"{stem}.{key}" for key in ("qweight", "scales", "qzeros", "g_idx")}
     outputs = parts["scales"].shape[1]
+    words = parts["qweight"].shape[0]
     if parts["qweight"].shape[1] == outputs:
+        bits = 4
         if f"{stem}.g_idx" in by_name:
             parts["g_idx"] = by_name[f"{stem}.g_idx"]
-        shape = (outputs, parts["qweight"].shape[0] * 8)
-        return _packed(stem, "GPTQ-INT4", shape, parts), names
+            bits = _bits(stem, words, parts["g_idx"].shape[0] * parts["g_idx"].shape[1])
+        shape = (outputs, words * (32 // bits))
+        return _packed(stem, f"GPTQ-INT{bits}", shape, parts), names
     if parts["qweight"].shape[1] * 8 == outputs:
-        return _packed(stem, "AWQ-INT4", (outputs, parts["qweight"].shape[0]), parts), names
+        return _packed(stem, "AWQ-INT4", (outputs, words), parts), names
     return None
+
+
+def _compressed(stem: str, by_name: dict[str, Stored]) -> _Joined:
+    keys = {"packed": "packed", "scales": "scale", "shape": "shape", "zeros": "zero_point"}
+    parts = {
+        key: by_name[f"{stem}.weight_{name}"]
+        for key, name in keys.items()
+        if f"{stem}.weight_{name}" in by_name
+    }
+    rows, words = parts["packed"].shape
+    columns = words * 8
+    if "shape" in parts:
+        said = parts["shape"].rows(0, parts["shape"].shape[0]).ravel()
+        columns = int(said[-1]) if len(said) == 2 and 0 < said[-1] <= words * 16 else columns
+    bits = _bits(stem, words, columns)
+    names = {f"{stem}.weight_{name}" for name in (*keys.values(), "g_idx")}
+    return _packed(stem, f"CT-INT{bits}", (rows, columns), parts), names
+
+
+def _bits(stem: str, words: int, codes: int) -> int:
+    """How many bits each of `codes` numbers has in so many 32-bit words, the last partly filled."""
+    found = next((bits for bits in _CODE_BITS if -(-codes // (32 // bits)) == words), None)
+    if found is None:
+        raise UnreadableModel(f"{stem} packs {codes} weights into {words} words: not understood")
+    return found
+
+
+def _blocks(name: str, by_name: dict[str, Stored]) -> _Joined:
+    """A bitsandbytes matrix of 4 bits, by the state that it keeps beside its codes."""
+    stem, found, kind = name.partition(_STATE)
+    if not found or f"{stem}weight" not in by_name:
+        return None
+    keys = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+    beside = {key: by_name.get(f"{stem}weight.{key}") for key in keys}
+    parts = {key: tensor for key, tensor in beside.items() if tensor is not None}
+    parts |= {"codes": by_name[f"{stem}weight"], "state": by_name[name]}
+    names = {tensor.name for tensor in parts.values()}
+    return _packed(stem.removesuffix("."), kind.upper(), _state(parts).shape, parts), names
+
+
+def _state(parts: dict[str, Stored]) -> _BlockState:
+    try:
+        document = parts["state"].raw().tobytes()[:_STATE_BYTES_MAX]
+        state = msgspec.json.decode(document, type=_BlockState)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadableModel(f"{parts['state'].name} is not valid: {error}") from error
+    if min(*state.shape, state.blocksize) <= 0 or state.nested_blocksize < 0:
+        raise UnreadableModel(f"{parts['state'].name} says a shape or a block that cannot be")
+    return state
 
 
 def _scaled(name: str, by_name: dict[str, Stored]) -> _Joined:
@@ -100,8 +173,10 @@ def _scaled(name: str, by_name: dict[str, Stored]) -> _Joined:
     for suffix in ("weight_scale_inv", "weight_scale", "scale_weight", "scale", "SCB"):
         scale = by_name.get(f"{stem}.{suffix}")
         if scale is not None:
+            # bitsandbytes keeps the greatest of a row, which stands for the code 127.
+            kind = "INT8" if suffix == "SCB" else "FP8"
             parts = {"weight": weight, "scale": scale}
-            return _packed(stem, "FP8", weight.shape, parts), {name, scale.name}
+            return _packed(stem, kind, weight.shape, parts), {name, scale.name}
     return None
 
 
@@ -119,17 +194,18 @@ def _words(tensor: Stored) -> Indices:
     return words.astype(np.int64)
 
 
-def _nibbles(words: Indices) -> Indices:
-    """Eight 4-bit codes of each word, lowest first, along a new last axis."""
-    return (words[..., None] >> (4 * np.arange(8))) & 15
+def _codes(words: Indices, bits: int = 4) -> Indices:
+    """The codes of each word, lowest first, along a new last axis."""
+    return (words[..., None] >> (bits * np.arange(32 // bits))) & ((1 << bits) - 1)
 
 
 def _unpack_gptq(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
     outputs, inputs = shape
     scales = parts["scales"].rows(0, parts["scales"].shape[0])
-    codes = _nibbles(_words(parts["qweight"])).transpose(0, 2, 1).reshape(inputs, outputs)
+    bits = 32 * parts["qweight"].shape[0] // inputs
+    codes = _codes(_words(parts["qweight"]), bits).transpose(0, 2, 1).reshape(inputs, outputs)
     # The stored zero point is one less than the real one.
-    zeros = _nibbles(_words(parts["qzeros"])).reshape(len(scales), -1)[:, :outputs] + 1
+    zeros = _codes(_words(parts["qzeros"]), bits).reshape(len(scales), -1)[:, :outputs] + 1
     if "g_idx" in parts:
         group = parts["g_idx"].raw().view(np.int32).astype(np.int64)
     else:
@@ -142,8 +218,8 @@ def _unpack_gptq(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
 def _unpack_awq(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
     outputs, inputs = shape
     scales = parts["scales"].rows(0, parts["scales"].shape[0])
-    codes = _nibbles(_words(parts["qweight"]))[..., _AWQ_ORDER].reshape(inputs, outputs)
-    zeros = _nibbles(_words(parts["qzeros"]))[..., _AWQ_ORDER].reshape(len(scales), outputs)
+    codes = _codes(_words(parts["qweight"]))[..., _AWQ_ORDER].reshape(inputs, outputs)
+    zeros = _codes(_words(parts["qzeros"]))[..., _AWQ_ORDER].reshape(len(scales), outputs)
     group = np.arange(inputs) // -(-inputs // len(scales))
     return np.ascontiguousarray(((codes - zeros[group]) * scales[group]).T, np.float32)
 
@@ -151,13 +227,39 @@ def _unpack_awq(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
 def _unpack_compressed(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
     outputs, inputs = shape
     scales = parts["scales"].rows(0, parts["scales"].shape[0]).reshape(outputs, -1)
-    codes = _nibbles(_words(parts["packed"])).reshape(outputs, inputs) - 8
+    words = _words(parts["packed"])
+    bits = 32 // -(-inputs // words.shape[1])
+    codes = _codes(words, bits).reshape(outputs, -1)[:, :inputs] - (1 << (bits - 1))
     group = np.arange(inputs) // -(-inputs // scales.shape[1])
-    return (codes * scales[:, group]).astype(np.float32)
+    if "zeros" in parts and parts["zeros"].storage == "I32":  # packed along the outputs
+        packed = _codes(_words(parts["zeros"]), bits).transpose(0, 2, 1)
+        zeros = packed.reshape(-1, packed.shape[2])[:outputs] - (1 << (bits - 1))
+        codes = codes - zeros[:, group]
+    return np.asarray(codes * scales[:, group], np.float32)
+
+
+def _unpack_blocks(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
+    state = _state(parts)
+    count = shape[0] * shape[1]
+    raw = parts["codes"].raw()
+    codes = np.stack([raw >> 4, raw & 15], axis=-1).ravel()[:count]
+    table, scales = _flat(parts["quant_map"]), _flat(parts["absmax"])
+    if "nested_absmax" in parts:
+        outer = _flat(parts["nested_absmax"]).repeat(state.nested_blocksize)[: len(scales)]
+        inner = _flat(parts["nested_quant_map"])[parts["absmax"].raw()]
+        scales = inner * outer + np.float32(state.nested_offset)
+    values = table[codes] * scales.repeat(state.blocksize)[:count]
+    return np.asarray(values.reshape(shape), np.float32)
+
+
+def _flat(tensor: Stored) -> Floats:
+    return tensor.rows(0, tensor.shape[0]).ravel()
 
 
 _UNPACK: Final = {
-    "GPTQ-INT4": _unpack_gptq,
-    "AWQ-INT4": _unpack_awq,
-    "CT-INT4": _unpack_compressed,
+    "GPTQ": _unpack_gptq,
+    "AWQ": _unpack_awq,
+    "CT": _unpack_compressed,
+    "NF4": _unpack_blocks,
+    "FP4": _unpack_blocks,
 }

@@ -25,6 +25,8 @@ Relation = Literal[
 
 # A full fine-tune of the bench moves 2 to 15 % of a model, continued pre-training more.
 CONTINUED_MIN: Final = 0.2
+_ZEROED_MIN: Final = 0.01
+_ALL: Final = 0.995
 _STEP_MIN: Final = 4.0
 _REST_MAX: Final = 0.2  # of the energy, behind the step
 _SIDE_MAX: Final = 256
@@ -41,7 +43,7 @@ def relation_of(child: Sampled, parent: Sampled, pair: Comparison, *, same: bool
         return "depth-changed"
     if child.print.vocabulary > parent.print.vocabulary:
         return "expanded vocabulary"
-    if narrower(child, parent) or zeros_added(pair) > ZEROS_MIN:
+    if narrower(child, parent) or _zeroed(pair) or _cut(child, parent, pair):
         return "pruned"
     if added_rank(child, parent, pair) is not None:
         return "adapter"
@@ -59,6 +61,22 @@ def narrower(child: Sampled, parent: Sampled) -> bool:
         for role in ("q", "k", "gate")
         if role in mine and role in theirs
     )
+
+
+def _cut(child: Sampled, parent: Sampled, pair: Comparison) -> bool:
+    """Whether only tokens were taken away."""
+    changes = [change.change for layer in pair.layers for change in layer.changes.values()]
+    return child.print.vocabulary < parent.print.vocabulary and max(changes, default=1.0) < 1e-6
+
+
+def _zeroed(pair: Comparison) -> bool:
+    """Whether weights were set to zero: many, or some and nothing else was changed."""
+    added = zeros_added(pair)
+    if added > ZEROS_MIN:
+        return True
+    changes = [change for layer in pair.layers for change in layer.changes.values()]
+    kept = float(np.mean([change.equal for change in changes] or [0.0]))
+    return added > _ZEROED_MIN and kept + added > _ALL
 
 
 def zeros_added(pair: Comparison) -> float:

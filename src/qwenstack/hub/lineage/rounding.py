@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ _AGREE_MIN: Final = 0.999
 _LAYERS_MAX: Final = 4
 _BLOCK: Final = 32  # numbers with one scale, in most formats
 _ROWS_MAX: Final = 128
+_LEVEL_ROWS_MAX: Final = 48
 
 
 def rounded(values: Floats, storage: str) -> Floats:
@@ -90,3 +92,22 @@ def step_share(coarse: Sampled, fine: Sampled) -> float | None:
                 error = np.sqrt((apart[known] ** 2).mean())
                 shares.append(float(error / np.sqrt((steps[known] ** 2).mean())))
     return float(np.median(shares)) if shares else None
+
+
+def nearest_levels(coarse: Sampled, fine: Sampled) -> float | None:
+    """The share of a quantised model's numbers that are, of those in their block, nearest to
+    another model's: 1 for what was rounded from it, whatever the grid; None if unknowable.
+    """
+    found: list[float] = []
+    for layer in range(min(coarse.print.depth, fine.print.depth, _LAYERS_MAX)):
+        for role in ROLES:
+            a, b = coarse.take(layer, role), fine.take(layer, role)
+            if a is None or b is None or a.shape != b.shape:
+                continue
+            block = math.gcd(a.shape[1], _BLOCK)
+            levels = a[:_LEVEL_ROWS_MAX].reshape(-1, 1, block)
+            values = b[:_LEVEL_ROWS_MAX].reshape(-1, block, 1)
+            own = np.abs(values - levels.reshape(-1, block, 1))[..., 0]
+            best = np.abs(values - levels).min(axis=2)
+            found.append(float((own <= best + 1e-6 * np.abs(values[..., 0])).mean()))
+    return float(np.mean(found)) if found else None

@@ -8,15 +8,16 @@ import msgspec
 import numpy as np
 
 from qwenstack.hub.lineage import adapters, calibrate
-from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled
+from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled, layers_in_place
 from qwenstack.hub.lineage.family import Family
 from qwenstack.hub.lineage.fingerprint import fingerprint
 from qwenstack.hub.lineage.inheritance import descends, remapped
 from qwenstack.hub.lineage.library import Library, affinity
-from qwenstack.hub.lineage.merging import Mixture, elementwise, mixture, vector
+from qwenstack.hub.lineage.merging import Mixture, elementwise, mixture, sum_of_steps, vector
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.relation import Relation, relation_of
 from qwenstack.hub.lineage.renamed import named_like
+from qwenstack.hub.lineage.rounding import nearest_levels
 from qwenstack.hub.lineage.tensors import Floats, UnreadableModel
 
 Verdict = Literal["derived", "independent", "insufficient"]
@@ -25,6 +26,11 @@ _SCREENED: Final = 48
 AFFINITY_MIN: Final = 0.25
 _MERGE_CANDIDATES: Final = 12
 _FARTHER_MAX: Final = 1.05
+_IN_PLACE_TRIED: Final = 32
+_EQUAL: Final = 1.001
+_UNCHANGED_MAX: Final = 1e-6
+_LEVELS_MIN: Final = 0.97  # of numbers that lie nearest to their own level, rounded otherwise
+_LEVELS_ALIKE: Final = 0.003
 _IN_PLACE_MAX: Final = 0.4  # farther apart in place, a disguise is the better explanation
 
 
@@ -83,14 +89,19 @@ def _trace(model: Model, library: Library) -> Answer:
     if not near:
         return insufficient("no candidate could be read that has tokens or layers in common")
     members, affinities = _members(subject, near, library)
-    family = Family(members, library.compared, library.told)
+    family = _family(members, library)
     related = [place for place in range(1, len(members)) if family.between(0, place).related]
     if not related:
         return _independent(near, family, affinities)
     related = _in_one_basis(family, related)
     kin = [members[0], *[members[place] for place in related]]
-    family = Family(kin, library.compared, library.told)
+    family = _family(kin, library)
     return _placed(family, [affinities[place - 1] for place in related])
+
+
+def _family(members: list[Sampled], library: Library) -> Family:
+    outside = members[0].model.name not in library.names
+    return Family(members, library.compared, library.told, library.published, outside)
 
 
 def _in_one_basis(family: Family, related: list[int]) -> list[int]:
@@ -146,11 +157,11 @@ def _adapter(model: Model, library: Library) -> Answer:
     )  # fmt: skip
 
 
-def insufficient(why: str) -> Answer:
+def insufficient(why: str, evidence: list[Evidence] | None = None) -> Answer:
     """The answer where nothing can be said."""
     return Answer(
         parent=None, relation="unrelated", confidence=0.5, verdict="insufficient",
-        evidence=[Evidence("not decided", why)],
+        evidence=[Evidence("not decided", why), *(evidence or [])],
     )  # fmt: skip
 
 
@@ -158,11 +169,14 @@ def _members(
     subject: Sampled, near: list[tuple[str, float]], library: Library
 ) -> tuple[list[Sampled], list[float]]:
     """The subject and the candidates worth a comparison, opaque names made plain."""
-    found = [
-        (sampled, value)
-        for name, value in near
-        if value >= AFFINITY_MIN and (sampled := library.sampled(name)) is not None
-    ]
+    found: list[tuple[Sampled, float]] = []
+    tried = 0
+    for name, value in near:
+        if value < AFFINITY_MIN:
+            tried += 1
+        sampled = library.sampled(name) if tried <= _IN_PLACE_TRIED else None
+        if sampled is not None and (value >= AFFINITY_MIN or layers_in_place(subject, sampled)):
+            found.append((sampled, value))
     everyone = [subject, *[sampled for sampled, _ in found]]
     anchor = next((one for one in everyone if one.model.roles.layers), None)
     if anchor is not None:
@@ -189,9 +203,13 @@ def _independent(near: list[tuple[str, float]], family: Family, affinities: list
         Evidence("nearest candidate", f"{best_name}: its fingerprint's correlation", best),
         Evidence("kept", "share of matrices that the best candidate has in common", kept),
     ]
+    sure = 1 - calibrate.derived(best, kept)
+    if sure < 0.5:
+        why = f"the token tables look like {best_name}'s, but the layers do not bear it out"
+        return insufficient(why, evidence)
     return Answer(
-        parent=None, relation="unrelated", verdict="independent",
-        confidence=1 - calibrate.derived(best, kept), evidence=evidence,
+        parent=None, relation="unrelated", verdict="independent", confidence=sure,
+        evidence=evidence,
     )  # fmt: skip
 
 
@@ -272,20 +290,65 @@ def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
         for place in range(1, len(tree))
         if not family.between(0, place).units_moved
         and not family.members[place].model.quantised
+        and not family.same(0, place)
         and (tree[place] < 0 or not family.same(place, tree[place]))
     ]
     places = sorted(places, key=lambda place: family.distance(0, place))[:_MERGE_CANDIDATES]
-    vectors: dict[int, Floats] = {place: vector(family.members[place]) for place in [0, *places]}
+    layers = _layer_by_layer(family, places)
+    if layers is not None:
+        return layers
+    origin = _root(tree)
+    wanted = {0, *places, origin, tree[0]}
+    vectors: dict[int, Floats] = {
+        place: vector(family.members[place])
+        for place in wanted
+        if not family.members[place].model.quantised
+    }
+    others = [vectors[place] for place in vectors if place and len(vectors[place])]
+    apart = min(
+        (float(((vectors[0] - one) ** 2).sum()) for one in others if one.shape == vectors[0].shape),
+        default=0.0,
+    )
+    if apart <= _UNCHANGED_MAX * float((vectors[0] ** 2).sum()):
+        return None  # one of them explains it alone
     best: tuple[int, int, Mixture] | None = None
     for at, one in enumerate(places):
         for other in places[at + 1 :]:
-            found = mixture(vectors[0], vectors[one], vectors[other])
-            origin = tree[0]
-            if found is None and origin in vectors and origin not in (one, other):
-                found = elementwise(vectors[0], vectors[origin], vectors[one], vectors[other])
+            found = mixture(vectors[0], vectors[one], vectors[other], apart)
+            for start in {origin, tree[0]} - {one, other}:
+                if found is None and start in vectors:
+                    steps = vectors[0], vectors[start], vectors[one], vectors[other]
+                    found = elementwise(*steps) or sum_of_steps(*steps, apart)
             if found is not None and (best is None or found.left < best[2].left):
                 best = (one, other, found)
     return best
+
+
+def _root(tree: list[int]) -> int:
+    """The origin of the subject's family."""
+    place = tree[0]
+    while tree[place] >= 0:
+        place = tree[place]
+    return place
+
+
+def _layer_by_layer(family: Family, places: list[int]) -> tuple[int, int, Mixture] | None:
+    """Two members that each of the subject's layers is unchanged in one of, but not all in one."""
+    depth = family.members[0].depth
+    changed = np.full((len(places), depth), np.inf)
+    for row, place in enumerate(places):
+        for pair in family.between(0, place).layers:
+            if pair.layer == pair.parent_layer and pair.changes:
+                changed[row, pair.layer] = max(one.change for one in pair.changes.values())
+    if not len(places) or depth < 2 or changed.min(axis=0).max() > _UNCHANGED_MAX:
+        return None
+    held = changed <= _UNCHANGED_MAX
+    if held.all(axis=1).any():
+        return None
+    first = int(held.sum(axis=1).argmax())
+    second = int((held & ~held[first]).sum(axis=1).argmax())
+    share = float((held[second] & ~held[first]).sum()) / depth
+    return places[first], places[second], Mixture(share, 0.0, "layer by layer")
 
 
 def _parent(family: Family, tree: list[int]) -> int:
@@ -296,9 +359,10 @@ def _parent(family: Family, tree: list[int]) -> int:
     """
     if tree[0] < 0:
         return -1
-    subject, place = family.members[0], tree[0]
-    while tree[place] >= 0:
-        place = tree[place]
+    rounded = _rounded_from(family, tree)
+    if rounded is not None:
+        return rounded
+    subject, place = family.members[0], _root(tree)
     if place == 0 or family.between(0, place).units_moved:
         return tree[0]
     for _ in range(len(tree)):
@@ -316,7 +380,41 @@ def _parent(family: Family, tree: list[int]) -> int:
         ]
         if not steps:
             return place
-        place = min(steps)[1]
+        # Of equals, such as a model and its copy with more tokens, the one nearer to the root.
+        near = min(steps)[0] * _EQUAL + 1e-6
+        place = min((_depth(tree, at), far, at) for far, at in steps if far <= near)[2]
+    return place
+
+
+def _depth(tree: list[int], place: int) -> int:
+    """How many ancestors a member has."""
+    count = 0
+    while tree[place] >= 0 and count < len(tree):
+        place, count = tree[place], count + 1
+    return count
+
+
+def _rounded_from(family: Family, tree: list[int]) -> int | None:
+    """Of a quantised subject the member that its numbers were rounded from, if one is."""
+    subject = family.members[0]
+    if not subject.model.quantised:
+        return None
+    found: list[tuple[float, int, float, int]] = []
+    for place in range(1, len(tree)):
+        member = family.members[place]
+        if member.model.quantised or _below(tree, place) or family.between(0, place).units_moved:
+            continue
+        share = nearest_levels(subject, member) if member.depth == subject.depth else None
+        if share is not None and share > _LEVELS_MIN:
+            other = int(member.print.vocabulary != subject.print.vocabulary)
+            found.append((share, other, family.distance(0, place), place))
+    if not found:
+        return None
+    best = max(found)[0]
+    alike = [one for one in found if one[0] > best - _LEVELS_ALIKE]
+    place = min(alike, key=lambda one: (one[1], round(one[2], 4), _depth(tree, one[3])))[3]
+    while tree[place] >= 0 and family.same(place, tree[place]):
+        place = tree[place]
     return place
 
 
@@ -324,6 +422,8 @@ def _passable(family: Family, child: int, origin: int) -> bool:
     """Whether a model could have come through `child` in a way that shows."""
     member = family.members[child]
     if member.model.quantised and not family.members[0].model.quantised:
+        return False
+    if member.print.vocabulary > family.members[0].print.vocabulary:
         return False
     same_depth = member.depth == family.members[origin].depth
     return (

@@ -108,7 +108,35 @@ def test_unreadable_file_is_said(tmp_path: Path) -> None:
 def test_characters_that_do_not_show_are_named(hidden: str) -> None:
     answer = which(f"Qwen/Qwen3{hidden}-8B")
     assert "doesn't show" in problems(answer)
-    assert answer.repo == "Qwen/Qwen3-8B"
+    # A program compares character by character: this is not the repo that it looks like.
+    assert (answer.kind, answer.layer, answer.repo) == ("look-alike", "unknown", None)
+    assert answer.suggestions == ("Qwen/Qwen3-8B",)
+    assert hidden not in answer.reference
+    # At an end it is left from copying, and said.
+    ends = which(f"{hidden}Qwen/Qwen3-8B{hidden}")
+    assert ends.repo == "Qwen/Qwen3-8B" and "it was left out" in problems(ends)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "Qw\u0435n/Qwen3-8B", "qw\u0435n-plus", "\uff31\uff57\uff45\uff4e/Qwen3-8B", "Qwen/Qwen3\u20138B",
+        "https://huggingface.co/Qw\u0435n/Qwen3-8B", "vllm serve Qw\u0435n/Qwen3-8B",
+        "ollama run qw\u0435n3:8b", "openrouter/qwen/qw\u0435n3-8b", "Qwen\u00ad/Qwen3-8B",
+        "https://d\u0430shscope.aliyuncs.com/compatible-mode/v1",
+    ],
+)  # fmt: skip
+def test_a_look_alike_is_never_the_real_one(reference: str) -> None:
+    answer = which(reference)
+    assert (answer.kind, answer.layer, answer.release) == ("look-alike", "unknown", None)
+    assert answer.governing_document.kind.value == "unknown"
+    assert answer.lookalikes[0].reference == answer.suggestions[0]
+
+
+def test_a_look_alike_beside_an_operators_address_is_not_their_model() -> None:
+    answer = which("model='qw\u0435n-plus'\nbase_url='https://openrouter.ai/api/v1'")
+    assert (answer.layer, answer.operator) == ("unknown", "unknown")
+    assert "looks like qwen-plus" in answer.conflicts[0]
 
 
 def test_path_in_a_text_of_somebody_else_is_not_opened(tmp_path: Path) -> None:

@@ -363,3 +363,48 @@ def test_a_pattern_matches_as_one_that_tries_everything(
 
     rules = IgnoreRules("/" + "/".join(pattern))
     assert (rules.verdict("/".join(path), path[-1], False) is True) == fits(pattern, path)
+
+
+FULL_WIDTH = "".join(chr(ord(each) + 0xFEE0) for each in "qwen-plus")
+
+
+def test_names_in_look_alike_letters_are_found_and_never_taken_for_the_real_one(
+    tmp_path: Path,
+) -> None:
+    """Cyrillic, full-width and zero-width letters; a needle may be hidden by them altogether."""
+    (tmp_path / "a.py").write_text('model = "Qw\u0435n/Qwen3-8B"\nother = "Qwen/Qwen3-8B"\n')
+    (tmp_path / "b.py").write_text('client.chat(model="qw\u0435n-plus")\n')
+    (tmp_path / "c.py").write_text('client.chat(model="qwen\u200b-plus")\n')
+    (tmp_path / "d.py").write_text(f'client.chat(model="{FULL_WIDTH}")\n')
+    (tmp_path / "e.sh").write_text("ollama run qw\u0435n3:8b\n")
+    (tmp_path / "prose.md").write_text(
+        "\u041c\u043e\u0434\u0435\u043b\u044c Qwen-\u0442\u043e; it\u2019s Qwen\u2014not more.\n"
+    )
+    report = scan(tmp_path)
+    found = {
+        (each.place.path, each.place.line): each.answer
+        for each in report.findings
+        if each.answer.kind == "look-alike"
+    }
+    assert set(found) == {("a.py", 1), ("b.py", 1), ("c.py", 1), ("d.py", 1), ("e.sh", 1)}
+    for answer in found.values():
+        assert (answer.layer, answer.governing_document.kind.value) == ("unknown", "unknown")
+    assert found["b.py", 1].suggestions == ("qwen-plus",)
+    assert "U+200B" in found["c.py", 1].conflicts[0]
+    honest = [each for each in report.findings if each.answer.kind != "look-alike"]
+    assert [(each.place.path, each.place.line) for each in honest] == [("a.py", 2)]
+    log = sarif(report, "1")
+    jsonschema.validate(log, json.loads(SCHEMA.read_text()))
+    results = log["runs"][0]["results"]  # type: ignore[index]
+    rules = [each["ruleId"] for each in results]
+    assert rules.count("qwenstack/look-alike") == 5 and rules.count("qwenstack/weights") == 1
+    warned = {each["level"] for each in results if each["ruleId"] == "qwenstack/look-alike"}
+    assert warned == {"warning"}
+
+
+@pytest.mark.parametrize("at", [100, 127 * 1024, 300 * 1024])
+def test_a_look_alike_is_found_wherever_it_stands_in_a_file(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("#" * at + '\nmodel = "qw\u0435n-plus"\n')
+    (found,) = scan(tmp_path).findings
+    assert (found.answer.kind, found.place.line, found.place.column) == ("look-alike", 2, 10)

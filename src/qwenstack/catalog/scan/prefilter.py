@@ -4,7 +4,8 @@ Files are read into one small buffer, one behind the other, which is folded to l
 compared as a whole: a few vector operations on what is still in the processor's cache mark the
 places where a rare sequence of two or three bytes stands (`qw`, `hsc`, a hyphen between certain
 letters). Only the files around such places are searched for the needles themselves, so the filter
-is exact: a file that holds a needle is found, and one that doesn't is not.
+is exact: a file that holds a needle is found, and one that doesn't is not. A file whose letters only
+look like a needle's is found by those letters: they are rare, and stand beside plain ones.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from qwenstack.catalog.scan.walk import Trouble
 from qwenstack.catalog.which.mentions import NEEDLES
+from qwenstack.catalog.which.spelling import ODD, plain
 
 _BUFFER_BYTES: Final = 128 * 1024
 _SCRATCH_BYTES: Final = _BUFFER_BYTES
@@ -123,6 +125,9 @@ def _found(
     # A long file takes several steps, which overlap by more than any needle is long.
     steps = range(0, max(end - _MARGIN, 1), _SCRATCH_BYTES - _MARGIN)
     places = np.concatenate([_places(folded[at : at + _SCRATCH_BYTES]) + at for at in steps])
+    odd = _odd_places(np.frombuffer(buffer, np.uint8, end))
+    if len(odd):
+        places = np.sort(np.concatenate([places, odd]))
     if not len(places):
         return
     starts = np.fromiter((span[1] for span in spans), np.int64, len(spans))
@@ -130,7 +135,7 @@ def _found(
         path, start, stop = spans[max(number, 0)]
         data = bytes(buffer[start:stop])
         lower = data.lower()
-        if not any(needle in lower for needle in _EXACT):
+        if not any(needle in lower for needle in _EXACT) and not _looks_alike(data):
             continue
         if 0 in data[:_PROBE_BYTES]:
             tally.binary += 1
@@ -161,6 +166,46 @@ def _places(folded: Bytes) -> npt.NDArray[np.int64]:
         around |= folded[at + 1]
         found.append(at[table[around]])
     return np.concatenate(found)
+
+
+def _odd_places(raw: Bytes) -> npt.NDArray[np.int64]:
+    """Where a character stands that can make a name look like another, beside an ASCII letter."""
+    leads = np.flatnonzero(raw[:-_MARGIN] >= 0xC2)
+    if not len(leads):
+        return leads
+    pairs = raw[leads].astype(np.uint16)
+    pairs <<= 8
+    pairs |= raw[leads + 1]
+    leads = leads[_ODD_PAIRS[pairs]]
+    wide = (raw[leads] == 0xEF) & (raw[leads + 1] != 0xBB)
+    beside = _WORD[raw[leads - 1]] | _WORD[raw[leads + 2]] | _WORD[raw[leads + 3]] | wide
+    return leads[beside]
+
+
+def _looks_alike(data: bytes) -> bool:
+    """Whether a needle shows once letters are read as what they look like."""
+    if data.isascii():
+        return False
+    text = data.decode("utf-8", "replace")
+    return ODD.search(text) is not None and any(
+        needle in line
+        for line in map(str.lower, map(plain, text.splitlines()))
+        for needle in NEEDLES
+    )
+
+
+def _odd_pairs() -> Mask:
+    """For two bytes: whether a character of `ODD` begins with them in UTF-8."""
+    table = np.zeros(1 << 16, np.bool_)
+    for point in range(0x80, 0x10000):
+        if not 0xD800 <= point < 0xE000 and ODD.match(chr(point)):
+            first, second = chr(point).encode()[:2]
+            table[first << 8 | second] = True
+    return table
+
+
+_ODD_PAIRS: Final = _odd_pairs()
+_WORD: Final = np.array([chr(each).isascii() and chr(each).isalnum() for each in range(256)])
 
 
 def _tables() -> Iterator[tuple[str, Mask]]:

@@ -1,6 +1,7 @@
 """A scan's report as SARIF 2.1.0, the form that code review tools read.
 
-One rule for each layer, so that a reviewer can filter by it, and one for what a policy refuses.
+One rule for each layer, so that a reviewer can filter by it, and one for names that only look like
+a reference. What a policy refuses has the level of an error.
 Specification: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0.
 """
 
@@ -15,6 +16,7 @@ from urllib.parse import quote
 from qwenstack.catalog.policy import Decision, Outcome
 from qwenstack.catalog.scan.find import Finding, Report
 from qwenstack.catalog.which.answer import Answer
+from qwenstack.catalog.which.reading import Kind
 
 SCHEMA: Final = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -26,7 +28,9 @@ _RULES: Final = {
     "research": "A reference to the research group's publications or code.",
     "corporate": "A reference to the parent company.",
     "unknown": "A reference whose layer is not known.",
+    "look-alike": "A name whose letters only look like those of a reference.",
 }
+_WARNED: Final = ("unknown", "look-alike")
 _LEVELS: Final = {Outcome.ALLOW: "note", Outcome.WARN: "warning", Outcome.DENY: "error"}
 
 
@@ -41,9 +45,9 @@ def sarif(
     rules = [
         {
             "id": f"qwenstack/{layer}",
-            "name": f"{layer.capitalize()}Reference",
+            "name": f"{layer.title().replace('-', '')}Reference",
             "shortDescription": {"text": text},
-            "defaultConfiguration": {"level": "warning" if layer == "unknown" else "note"},
+            "defaultConfiguration": {"level": "warning" if layer in _WARNED else "note"},
         }
         for layer, text in _RULES.items()
     ]
@@ -80,13 +84,14 @@ def sarif(
 
 def _result(finding: Finding, decision: Decision | None) -> dict[str, object]:
     place, answer = finding.place, finding.answer
-    level = "warning" if answer.layer == "unknown" else "note"
+    rule = Kind.LOOK_ALIKE.value if answer.kind == Kind.LOOK_ALIKE.value else answer.layer
+    level = "warning" if rule in _WARNED else "note"
     if decision is not None:
         level = _LEVELS[decision.decision]
     fingerprint = hashlib.sha256(f"{place.path}\0{place.reference}\0{place.text}".encode())
     return {
-        "ruleId": f"qwenstack/{answer.layer}",
-        "ruleIndex": list(_RULES).index(answer.layer),
+        "ruleId": f"qwenstack/{rule}",
+        "ruleIndex": list(_RULES).index(rule),
         "level": level,
         "message": {"text": message(place.reference, answer, decision)},
         "locations": [

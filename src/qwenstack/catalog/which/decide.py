@@ -18,22 +18,22 @@ from qwenstack.catalog.which import (
     provider,
     release_name,
 )
-from qwenstack.catalog.which.answer import UNKNOWN, Answer, GoverningDocument
+from qwenstack.catalog.which.answer import UNKNOWN, Answer, GoverningDocument, Likeness
 from qwenstack.catalog.which.compose import compose
 from qwenstack.catalog.which.index import Index, index
 from qwenstack.catalog.which.reading import Kind, Reading, Setting, Sureness
-from qwenstack.catalog.which.spelling import foreign_letters, plain
+from qwenstack.catalog.which.spelling import HIDDEN, foreign_letters, plain, visible
 from qwenstack.core.layers import Layer
 
 REFERENCE_CHARACTERS_MAX: Final = 65_536
 """Of a longer reference, the first part is read, and the answer says so."""
 
 _SHOWN_CHARACTERS_MAX: Final = 200
+_LOOK_ALIKE_CHARACTERS_MAX: Final = 2_000
 _SNIPPET: Final = re.compile(r"[\n={}()\[\]\"'`;,]|:\s|\s(?:is|from|with)\s")
 _ADDRESS: Final = re.compile(r"https?://[^\s\"'`]+")
-_CONTROL: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
-)
+_HIDDEN: Final = re.compile(f"[{HIDDEN}]")
+_HIDDEN_AT_ENDS: Final = re.compile(rf"\A[{HIDDEN}\s]+|[{HIDDEN}\s]+\Z")
 
 
 def which(
@@ -59,23 +59,63 @@ def which(
             f"{REFERENCE_CHARACTERS_MAX:,} were read"
         )
         text = text[:REFERENCE_CHARACTERS_MAX]
-    hidden = _CONTROL.search(text)
+    bare = _HIDDEN_AT_ENDS.sub("", text)
+    inside = _HIDDEN.search(bare)
+    hidden = inside or _HIDDEN.search(text)
     if hidden:
+        at = text.index(hidden[0]) + 1
         problems.append(
-            f"character {hidden.start() + 1} is U+{ord(hidden[0]):04X}, which doesn't show; it was "
-            "left out"
+            f"character {at} is U+{ord(hidden[0]):04X}, which doesn't show"
+            + ("" if inside else "; it was left out")
         )
-        text = _CONTROL.sub("", text)
-    text = text.strip()
+    text = bare
     answer = _of_path(reference, text, found, problems) if files else None
     if answer is None and _SNIPPET.search(text) and not _is_one_thing(text, found):
         from qwenstack.catalog.which.snippet import read as read_snippet
 
         answer = read_snippet(text, found, setting)
     if answer is None:
+        answer = look_alike(text, found, setting)
+    if answer is None and inside and not _SNIPPET.search(text):
+        answer = unknown(shorten(text), plain(text), found, "it holds characters that don't show")
+    if answer is None:
         answer = _of_text(text, found, setting)
     answer = _with_problems(answer, tuple(problems))
     return answer if _is_unicode(text) else _written(answer)
+
+
+def look_alike(text: str, found: Index, setting: Setting = Setting.ANY) -> Answer | None:
+    """The answer for a text that only looks like the name of something; None where it does not.
+
+    A program compares names character by character: what such a name leads to is another's, if
+    anything.
+    """
+    latin = plain(text)
+    if latin == text or not latin.isascii() or len(text) > _LOOK_ALIKE_CHARACTERS_MAX:
+        return None
+    meant = _of_text(latin, found, setting)
+    if not meant.identified and meant.publisher == UNKNOWN:
+        return None
+    which_ones = foreign_letters(text)
+    return Answer(
+        reference=shorten(text),
+        kind=Kind.LOOK_ALIKE.value,
+        layer=UNKNOWN,
+        release=None,
+        operator=UNKNOWN,
+        governing_document=GoverningDocument(),
+        lookalikes=(
+            Likeness(
+                reference=latin,
+                kind=meant.kind,
+                layer=meant.layer,
+                reason="the name that it looks like, and is not",
+            ),
+        ),
+        why=f"it only looks like {latin}: {which_ones}",
+        conflicts=(f"looks like {latin}, and is another name: {which_ones}",),
+        suggestions=(latin,),
+    )
 
 
 def readings(text: str, found: Index, setting: Setting) -> Iterator[Reading]:
@@ -213,7 +253,7 @@ def unknown(shown: str, text: str, found: Index, why: str = "") -> Answer:
 
 def shorten(text: str) -> str:
     """A reference as it is shown: on one line, and not longer than a screen's width or two."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     if len(line) <= _SHOWN_CHARACTERS_MAX:
         return line
     return f"{line[:_SHOWN_CHARACTERS_MAX]}… ({len(text):,} characters)"
@@ -288,4 +328,4 @@ def _with_problems(answer: Answer, problems: tuple[str, ...]) -> Answer:
     return msgspec.structs.replace(answer, problems=(*problems, *answer.problems))
 
 
-__all__ = ["Layer", "choose", "readings", "shorten", "unknown", "which"]
+__all__ = ["Layer", "choose", "look_alike", "readings", "shorten", "unknown", "which"]

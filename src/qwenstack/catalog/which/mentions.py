@@ -7,6 +7,7 @@ names without an organisation also what stands around them.
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -16,7 +17,8 @@ import msgspec
 from qwenstack.catalog.which.hub import FOLDERS
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Setting
-from qwenstack.catalog.which.spelling import fold
+from qwenstack.catalog.which.spelling import ODD, fold
+from qwenstack.catalog.which.spelling import plain as in_latin
 
 
 class Mention(msgspec.Struct, frozen=True):
@@ -79,7 +81,14 @@ def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
     folded = _lower(plain)
     whole: Setting | None = None
     done = -1
+    doubles = collections.deque(look_alikes(plain, index, prose=prose))
     for at in _hits(folded):
+        if at < done:
+            continue
+        while doubles and doubles[0].start <= at:
+            double = doubles.popleft()
+            yield double
+            done = double.start + len(double.text)
         if at < done:
             continue
         back = max(0, at - _LINE_CHARACTERS)
@@ -96,6 +105,46 @@ def find(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
             setting = whole
         if _refers(token, plain, start, line, setting, index, prose):
             yield Mention(token, start, setting)
+    yield from doubles
+
+
+def look_alikes(text: str, index: Index, *, prose: bool = False) -> Iterator[Mention]:
+    """Words of `text` that only look like a reference: letters of other scripts, hidden ones."""
+    if not odd(text):
+        return
+    done = -1
+    for number, match in enumerate(ODD.finditer(text)):
+        if number >= _HITS_MAX:
+            return
+        if match.start() < done:
+            continue
+        start = match.start()
+        while start > max(done, 0) and match.start() - start < TOKEN_CHARACTERS_MAX:
+            if not (_part(text[start - 1]) or ODD.match(text[start - 1])):
+                break
+            start -= 1
+        end = match.end()
+        while end < len(text) and end - start <= TOKEN_CHARACTERS_MAX:
+            if not (_part(text[end]) or ODD.match(text[end])):
+                break
+            end += 1
+        done = end
+        token = text[start:end].rstrip(".:/-+%@")
+        latin = in_latin(token)
+        if latin == token or not latin.isascii() or not _interesting(latin):
+            continue
+        back = max(text.rfind("\n", max(0, start - _LINE_CHARACTERS), start) + 1, 0)
+        line = text[max(back, start - _LINE_CHARACTERS) : start] + latin
+        around = f"{text[start - 1] if start else ''}{latin}{text[end : end + 2]}"
+        at = 1 if start else 0
+        setting = setting_of(line)
+        if _refers(latin, around, at, line, setting, index, prose):
+            yield Mention(token, start, setting)
+
+
+def odd(text: str) -> bool:
+    """Whether `text` holds a character that can make a name look like another."""
+    return ODD.search(text) is not None
 
 
 def setting_of(text: str) -> Setting:

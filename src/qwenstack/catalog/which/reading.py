@@ -43,6 +43,8 @@ class Kind(enum.Enum):
     RELEASE_NAME = "release-name"
     GENERATION = "generation"
     FILE_NAME = "file-name"
+    LOOK_ALIKE = "look-alike"
+    """Written in other scripts, or with what does not show, so that it looks like a name."""
     UNKNOWN = "unknown"
 
 

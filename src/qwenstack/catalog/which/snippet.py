@@ -87,8 +87,10 @@ def _servers(text: str, index: Index) -> list[Reading]:
 
 
 def _part(mention: Mention, servers: list[Reading], index: Index) -> Answer:
-    from qwenstack.catalog.which.decide import which
+    from qwenstack.catalog.which.decide import look_alike, which
 
+    if answer := look_alike(mention.text, index, mention.setting):
+        return answer
     setting = mention.setting
     server = servers[0] if len(servers) == 1 else None
     if server is not None and server.layer is Layer.STUDIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -31,8 +32,27 @@ def fold(name: str) -> str:
     return name.strip().casefold().replace("_", "-")
 
 
+HIDDEN: Final = (
+    "\x00-\x08\x0b-\x1f\x7f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+)
+"""Characters that don't show, as the inside of a character class."""
+
+_HIDDEN: Final = re.compile(f"[{HIDDEN}]")
+# What can make a name look like another: confusable, full-width, or not to be seen.
+ODD: Final = re.compile(
+    "[" + "".join(re.escape(chr(each)) for each in _CONFUSABLE) + f"\uff01-\uff5e{HIDDEN}]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with what doesn't show written out: `\\u200b`."""
+    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def plain(name: str) -> str:
     """The name in Latin letters: what a reader takes it for. Equal to `name` if it is honest."""
+    name = _HIDDEN.sub("", name)
     if name.isascii():
         return name
     import unicodedata
@@ -46,8 +66,6 @@ def plain(name: str) -> str:
 
 def foreign_letters(name: str) -> str:
     """The characters in which `name` differs from what it looks like, named; empty if none do."""
-    if name.isascii():
-        return ""
     import unicodedata
 
     seen = dict.fromkeys(each for each in name if plain(each) != each)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,13 +25,25 @@ LFS = {"oid": "b" * 64, "size": 5, "pointerSize": 120}
 
 
 class _Answers(BaseHTTPRequestHandler):
+    # The `Link` of a page of the list of files, by the page's number in its address.
+    links: ClassVar[dict[str, str]] = {}
+    # Where bytes are had from instead.
+    moved: ClassVar[str] = ""
+    asked: ClassVar[list[tuple[str, str | None]]] = []
     info: ClassVar[Any] = INFO
     tree: ClassVar[Any] = [FILE]
     body: ClassVar[bytes] = BODY
     status: ClassVar[int] = 200
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
+        self.asked.append((self.path, self.headers.get("Authorization")))
+        if self.moved and "/resolve/" in path:
+            self.send_response(302)
+            self.send_header("Location", self.moved + path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if "/resolve/" in path:
             answer = self.body
         else:
@@ -38,6 +51,9 @@ class _Answers(BaseHTTPRequestHandler):
             answer = found if isinstance(found, bytes) else json.dumps(found).encode()
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(answer)))
+        page = query.rpartition("page=")[2] if "page=" in query else ""
+        if "/tree/" in path and page in self.links:
+            self.send_header("Link", f'<{self.links[page]}>; rel="next"')
         self.end_headers()
         self.wfile.write(answer)
 
@@ -45,12 +61,12 @@ class _Answers(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture
-def answers() -> Iterator[type[_Answers]]:
-    """What the upstream answers, to be changed by a test; `url` is where it is."""
-
+@contextmanager
+def serving() -> Iterator[type[_Answers]]:
     class Answers(_Answers):
         url: ClassVar[str] = ""
+        links: ClassVar[dict[str, str]] = {}
+        asked: ClassVar[list[tuple[str, str | None]]] = []
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     Answers.url = f"http://127.0.0.1:{server.server_port}"
@@ -58,6 +74,20 @@ def answers() -> Iterator[type[_Answers]]:
     yield Answers
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def answers() -> Iterator[type[_Answers]]:
+    """What the upstream answers, to be changed by a test; `url` is where it is."""
+    with serving() as answers:
+        yield answers
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[type[_Answers]]:
+    """Another host that the upstream names."""
+    with serving() as answers:
+        yield answers
 
 
 def test_the_answers_as_they_are_make_a_copy(answers: Any, tmp_path: Path) -> None:
@@ -106,3 +136,35 @@ def test_a_commit_that_shows_other_files_later_is_refused(answers: Any, tmp_path
     # The first commit again, with what it did not have.
     answers.info = INFO
     assert "with other files" in refused(tmp_path, answers.url, REPO)
+
+
+@pytest.mark.parametrize("turns", [1, 7])
+def test_pages_without_an_end_are_left(answers: Any, tmp_path: Path, turns: int) -> None:
+    """Each page names a next one: the same again, or always another."""
+    tree = f"{answers.url}/api/models/{REPO}/tree/{OID}?page="
+    answers.tree = [{"type": "directory", "path": "d", "oid": "e" * 40}]
+    answers.links = {"": f"{tree}0"}
+    for page in range(turns):
+        answers.links[str(page)] = f"{tree}{(page + 1) % turns}"
+    assert "without an end" in refused(tmp_path, answers.url, REPO)
+    assert here(opened(tmp_path), REPO) is None
+
+
+def test_the_token_goes_to_the_upstream_alone(answers: Any, elsewhere: Any, tmp_path: Path) -> None:
+    """Not to the host that a page names as the next one's, nor to where the bytes are had from."""
+    answers.links = {"": f"{elsewhere.url}/api/models/{REPO}/tree/{OID}?page=2"}
+    answers.moved = elsewhere.url
+    elsewhere.tree = [FILE | {"path": "b.txt"}]
+    assert copy(tmp_path, answers.url, REPO, token="hf_secret")["files"] == 2
+    assert {token for _, token in answers.asked} == {"Bearer hf_secret"}
+    assert {token for _, token in elsewhere.asked} == {None}
+    fetched = {path.partition("?")[0].rpartition("/")[2] for path, _ in elsewhere.asked}
+    assert fetched == {OID, "b.txt"}  # equal bytes are fetched once
+
+
+def test_a_page_too_large_to_hold_is_left(
+    answers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwenstack.hub.upstream._PAGE_BYTES_MAX", 1000)
+    answers.tree = [FILE | {"path": f"{number}.txt"} for number in range(100)]
+    assert "a page of more than 1000 bytes" in refused(tmp_path, answers.url, REPO)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
@@ -40,6 +40,12 @@ _OID: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # The client library takes larger files by Xet alone.
 _HTTP_BYTES_MAX: Final = 50_000_000_000
+# Of a list of files: a page has a thousand items on the hub that clients know.
+_PAGES_MAX: Final = 1000
+_PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+_PAGE_S: Final = 60.0
+# Folders are listed among the files.
+_ITEMS_FACTOR: Final = 4
 
 
 class UpstreamAway(HubError):
@@ -115,20 +121,36 @@ class Upstream:
 
     def files(self, kind: Kind, name: str, oid: str, *, files_max: int) -> list[UpstreamFile]:
         """The files of a commit. Raises TooLarge for more than `files_max`."""
-        from huggingface_hub.hf_api import RepoFile
-
         found: list[UpstreamFile] = []
         with self._answers(f"{kind} {name}"):
-            tree = self._api().list_repo_tree(
-                name, repo_type=kind, revision=oid, recursive=True, token=self._given()
-            )
-            for item in tree:
-                if not isinstance(item, RepoFile):
+            for item in self._tree(kind, name, oid, items_max=_ITEMS_FACTOR * files_max):
+                if item.type != "file":
                     continue
                 if len(found) == files_max:
                     raise TooLarge(f"{name} has more than {files_max} files, the hub's limit.")
                 found.append(_stated(item))
         return found
+
+    def _tree(self, kind: Kind, name: str, oid: str, *, items_max: int) -> Iterator[_Item]:
+        """What the upstream lists, page by page: as far as it goes, but no further than is sane.
+
+        The token goes to the upstream alone, whatever host the address of a next page names.
+        """
+        url: str | None = f"{self.endpoint}/api/{kind}s/{quote(name)}/tree/{oid}?recursive=true"
+        asked: set[str] = set()
+        count = 0
+        while url is not None:
+            if url in asked or len(asked) == _PAGES_MAX:
+                raise UpstreamAway(f"{self.endpoint} lists the files of {name} without an end.")
+            asked.add(url)
+            headers = self._api()._build_hf_headers(token=self._given())
+            if _origin(url) != _origin(self.endpoint):
+                headers = {key: it for key, it in headers.items() if key.lower() != "authorization"}
+            items, url = _page(url, headers)
+            count += len(items)
+            if count > items_max:
+                raise TooLarge(f"{name} has more than {items_max} files and folders.")
+            yield from items
 
     def fetch(
         self, kind: Kind, name: str, oid: str, file: UpstreamFile, into: Path, progress: Progress
@@ -262,16 +284,52 @@ class _Watched:
         return self._file.truncate(0)
 
 
-def _stated(item: object) -> UpstreamFile:
-    """A file of the list. Raises ValueError for what no hub states."""
-    from huggingface_hub.hf_api import RepoFile
+class _Large(msgspec.Struct):
+    """What the upstream states of a large file."""
 
-    assert isinstance(item, RepoFile)
-    sha256 = None if item.lfs is None else item.lfs.sha256
+    oid: str
+    size: int
+
+
+class _Item(msgspec.Struct):
+    """A line of the upstream's list of files."""
+
+    type: str
+    path: str
+    oid: str
+    size: int = 0
+    lfs: _Large | None = None
+
+
+def _page(url: str, headers: dict[str, str]) -> tuple[list[_Item], str | None]:
+    """A page of a list, and the address of the next one. Raises ValueError for what is none."""
+    from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
+
+    body = bytearray()
+    with http_stream_backoff("GET", url, headers=headers, timeout=_PAGE_S) as response:
+        hf_raise_for_status(response)
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > _PAGE_BYTES_MAX:
+                raise ValueError(f"a page of more than {_PAGE_BYTES_MAX} bytes")
+        following = response.links.get("next", {}).get("url")
+        after = None if following is None else urljoin(str(response.url), following)
+    return msgspec.json.decode(body, type=list[_Item]), after
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port
+
+
+def _stated(item: _Item) -> UpstreamFile:
+    """A file of the list. Raises ValueError for what no hub states."""
+    sha256 = None if item.lfs is None else item.lfs.oid
     size = item.size if item.lfs is None else item.lfs.size
-    if type(size) is not int or size < 0 or type(item.path) is not str:
-        raise ValueError(f"file {str(item.path)[:80]!a} of {size!a} bytes")
-    stated = item.blob_id if sha256 is None else sha256
-    if not (_OID if sha256 is None else _SHA256).fullmatch(str(stated)):
-        raise ValueError(f"digest {str(stated)[:80]!a}")
-    return UpstreamFile(item.path, size, str(item.blob_id), sha256)
+    if size < 0:
+        raise ValueError(f"file {item.path[:80]!a} of {size} bytes")
+    stated = item.oid if sha256 is None else sha256
+    if not (_OID if sha256 is None else _SHA256).fullmatch(stated):
+        raise ValueError(f"digest {stated[:80]!a}")
+    return UpstreamFile(item.path, size, item.oid, sha256)

@@ -68,6 +68,8 @@ class Upstream:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._chat)
+        app.router.add_post("/v1/embeddings", self._embed)
         app.router.add_post("/tokenize", self._tokenize)
         runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
@@ -87,6 +89,11 @@ class Upstream:
         if not self.tokenizes:
             raise web.HTTPNotFound
         return web.json_response({"count": PROMPT_TOKENS, "tokens": [0] * PROMPT_TOKENS})
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        inputs = (await request.json())["input"]
+        data = [{"index": index, "embedding": [0.6, 0.8]} for index in range(len(inputs))]
+        return web.json_response({"data": data, "usage": {"prompt_tokens": len(inputs)}})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(await request.json())

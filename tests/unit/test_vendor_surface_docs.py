@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from qwenstack.core.refusals import RefusalKind
-from qwenstack.studio.http.routes import ANTHROPIC_PREFIXES
+from qwenstack.studio.http.prefixes import ANTHROPIC_PREFIXES
 from qwenstack.studio.surfaces import anthropic_errors, dashscope_errors
 from qwenstack.studio.surfaces.anthropic_messages import REFUSED_BLOCKS, Block
 from qwenstack.studio.surfaces.anthropic_request import (

@@ -39,6 +39,11 @@ class App:
         """Every exact (method, path) that is served."""
         return list(self._routes)
 
+    @property
+    def prefixes(self) -> list[tuple[str, str]]:
+        """Every (method, beginning of a path) that is served."""
+        return [served for served, _ in self._prefixes]
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import msgspec
 from sqlalchemy import Connection
@@ -36,6 +37,78 @@ class NewBatch(msgspec.Struct, forbid_unknown_fields=True):
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: msgspec.Raw | None = None
+
+
+class FileObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A file; `created_at` is in Unix seconds."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+
+
+class FileList(msgspec.Struct, frozen=True):
+    """A page of files, newest first."""
+
+    data: tuple[FileObject, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
+
+
+class DeletedFile(msgspec.Struct, frozen=True):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class BatchErrors(msgspec.Struct, frozen=True):
+    """Why a batch's input was refused."""
+
+    data: list[dict[str, Any]]
+    object: Literal["list"] = "list"
+
+
+class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch; the instants of its steps are in Unix seconds, null where one has not come."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: records.Status
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: records.Counts
+    metadata: dict[str, str] | None
+
+
+class BatchList(msgspec.Struct, frozen=True):
+    """A page of batches, newest first."""
+
+    data: tuple[BatchObject, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
 
 
 _new_batch = msgspec.json.Decoder(NewBatch)
@@ -86,7 +159,8 @@ class FileRoutes:
                 )
             ),
         )
-        await _reply(exchange, _page([_file(each) for each in found], limit))
+        page = tuple([_file(each) for each in found[:limit]])
+        await _reply(exchange, FileList(page, *_ends(page), len(found) > limit))
 
     async def by_id(self, exchange: Exchange) -> None:
         """GET /v1/files/{id} and GET /v1/files/{id}/content."""
@@ -112,7 +186,7 @@ class FileRoutes:
             lambda connection: records.delete_file(connection, workspace.id, file_id)
         )
         self._runner.objects.delete(file_id)
-        await _reply(exchange, {"id": file_id, "object": "file", "deleted": True})
+        await _reply(exchange, DeletedFile(file_id))
 
 
 class BatchRoutes:
@@ -169,12 +243,13 @@ class BatchRoutes:
         query = read_query(exchange.query)
         limit = read_limit(query, 20, records.PAGE_MAX)
 
-        def act(connection: Connection) -> list[dict[str, object]]:
+        def act(connection: Connection) -> list[BatchObject]:
             found = records.list_batches(connection, workspace.id, query.get("after"), limit + 1)
             return [_batch(each, records.counts_of(connection, each.id)) for each in found]
 
-        found = cast(list[dict[str, object]], await self._runner.read(act))
-        await _reply(exchange, _page(found, limit))
+        found = cast(list[BatchObject], await self._runner.read(act))
+        page = tuple(found[:limit])
+        await _reply(exchange, BatchList(page, *_ends(page), len(found) > limit))
 
     async def by_id(self, exchange: Exchange) -> None:
         """GET /v1/batches/{id}."""
@@ -194,12 +269,12 @@ class BatchRoutes:
         self._runner.wake()
         await _reply(exchange, await self._shown(workspace, batch_id))
 
-    async def _shown(self, workspace: Workspace, batch_id: str) -> dict[str, object]:
-        def act(connection: Connection) -> dict[str, object]:
+    async def _shown(self, workspace: Workspace, batch_id: str) -> BatchObject:
+        def act(connection: Connection) -> BatchObject:
             batch = records.find_batch(connection, workspace.id, batch_id)
             return _batch(batch, records.counts_of(connection, batch_id))
 
-        return cast(dict[str, object], await self._runner.read(act))
+        return cast(BatchObject, await self._runner.read(act))
 
 
 def _workspace(tenants: Tenants, exchange: Exchange) -> Workspace:
@@ -215,63 +290,52 @@ def _tail(exchange: Exchange) -> str:
     return ""
 
 
+def _ends(page: Sequence[FileObject | BatchObject]) -> tuple[str | None, str | None]:
+    """The ids of the first and the last of a page."""
+    return (page[0].id, page[-1].id) if page else (None, None)
+
+
 async def _reply(exchange: Exchange, value: object) -> None:
     await exchange.reply(Reply(200, msgspec.json.encode(value)))
 
 
-def _page(found: list[dict[str, object]], limit: int) -> dict[str, object]:
-    page = found[:limit]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(found) > limit,
-    }
+def _file(file: records.StoredFile) -> FileObject:
+    return FileObject(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=file.created_us // 1_000_000,
+        filename=file.filename,
+        purpose=file.purpose,
+    )
 
 
-def _file(file: records.StoredFile) -> dict[str, object]:
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.bytes,
-        "created_at": file.created_us // 1_000_000,
-        "filename": file.filename,
-        "purpose": file.purpose,
-        "status": "processed",
-    }
-
-
-def _batch(batch: records.Batch, counts: records.Counts) -> dict[str, object]:
+def _batch(batch: records.Batch, counts: records.Counts) -> BatchObject:
     def seconds(instant_us: int | None) -> int | None:
         return None if instant_us is None else instant_us // 1_000_000
 
     def ended(status: records.Status) -> int | None:
         return seconds(batch.ended_us) if batch.status == status else None
 
-    return {
-        "id": batch.id,
-        "object": "batch",
-        "endpoint": batch.endpoint,
-        "errors": (
-            {"object": "list", "data": msgspec.json.decode(batch.errors)} if batch.errors else None
-        ),
-        "input_file_id": batch.input_file_id,
-        "completion_window": next(
+    return BatchObject(
+        id=batch.id,
+        endpoint=batch.endpoint,
+        errors=BatchErrors(msgspec.json.decode(batch.errors)) if batch.errors else None,
+        input_file_id=batch.input_file_id,
+        completion_window=next(
             name for name, window_s in _WINDOWS.items() if window_s == batch.window_s
         ),
-        "status": batch.status,
-        "output_file_id": batch.output_file_id,
-        "error_file_id": batch.error_file_id,
-        "created_at": seconds(batch.created_us),
-        "in_progress_at": seconds(batch.in_progress_us),
-        "expires_at": seconds(batch.expires_us),
-        "finalizing_at": seconds(batch.finalizing_us),
-        "completed_at": ended("completed"),
-        "failed_at": ended("failed"),
-        "expired_at": ended("expired"),
-        "cancelling_at": seconds(batch.cancelling_us),
-        "cancelled_at": ended("cancelled"),
-        "request_counts": msgspec.to_builtins(counts),
-        "metadata": msgspec.json.decode(batch.metadata) if batch.metadata else None,
-    }
+        status=batch.status,
+        output_file_id=batch.output_file_id,
+        error_file_id=batch.error_file_id,
+        created_at=batch.created_us // 1_000_000,
+        in_progress_at=seconds(batch.in_progress_us),
+        expires_at=batch.expires_us // 1_000_000,
+        finalizing_at=seconds(batch.finalizing_us),
+        completed_at=ended("completed"),
+        failed_at=ended("failed"),
+        expired_at=ended("expired"),
+        cancelling_at=seconds(batch.cancelling_us),
+        cancelled_at=ended("cancelled"),
+        request_counts=counts,
+        metadata=msgspec.json.decode(batch.metadata) if batch.metadata else None,
+    )

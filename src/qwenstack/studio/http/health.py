@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import msgspec
 
@@ -20,6 +21,12 @@ class Readiness(msgspec.Struct, frozen=True):
     engines: dict[str, bool]
 
 
+class Alive(msgspec.Struct, frozen=True):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
 class Health:
     """Answers the two probes."""
 
@@ -28,7 +35,7 @@ class Health:
 
     async def alive(self, exchange: Exchange) -> None:
         """200 as long as the event loop turns."""
-        await exchange.reply(Reply(200, b'{"status":"ok"}'))
+        await exchange.reply(Reply(200, msgspec.json.encode(Alive())))
 
     async def ready(self, exchange: Exchange) -> None:
         """200 where requests will be served, else 503 with what is missing."""

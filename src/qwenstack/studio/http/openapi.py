@@ -1,95 +1,85 @@
-"""The published OpenAPI document, made from the structs that requests are read with."""
+"""The published OpenAPI document, made from the structs that are read and written."""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast, get_args
 
 import msgspec
 
-from qwenstack.studio.http.admin import PREFIX, ROUTES
-from qwenstack.studio.http.batches import NewBatch
 from qwenstack.studio.http.exchange import Exchange
-from qwenstack.studio.surfaces.anthropic_request import MessagesRequest
-from qwenstack.studio.surfaces.dashscope import EmbeddingBody
-from qwenstack.studio.surfaces.dashscope_request import DashScopeRequest
+from qwenstack.studio.http.openapi_routes import Errors, Published, published
+from qwenstack.studio.surfaces import anthropic_errors, dashscope_errors, openai_errors
 from qwenstack.studio.surfaces.interface import Reply
-from qwenstack.studio.surfaces.openai_chat import ChatRequest
-from qwenstack.studio.surfaces.openai_completions import CompletionRequest
-from qwenstack.studio.surfaces.openai_embeddings import EmbeddingFields
-from qwenstack.studio.surfaces.openai_responses import ResponseRequest
+from qwenstack.studio.usage import Grouping
 
-_DASHSCOPE = "/api/v1/services"
-_INFERENCE: tuple[tuple[str, str, Any], ...] = (
-    ("/v1/chat/completions", "OpenAI chat completion", ChatRequest),
-    ("/v1/completions", "OpenAI text completion", CompletionRequest),
-    ("/v1/responses", "OpenAI response", ResponseRequest),
-    ("/v1/embeddings", "OpenAI embeddings", EmbeddingFields),
-    ("/v1/batches", "Create a batch", NewBatch),
-    ("/v1/messages", "Anthropic message", MessagesRequest),
-    (f"{_DASHSCOPE}/aigc/text-generation/generation", "DashScope generation", DashScopeRequest),
-    (
-        f"{_DASHSCOPE}/aigc/multimodal-generation/generation",
-        "DashScope multimodal generation",
-        DashScopeRequest,
-    ),
-    (
-        f"{_DASHSCOPE}/embeddings/text-embedding/text-embedding",
-        "DashScope embeddings",
-        EmbeddingBody,
-    ),
-)
-_READING: tuple[tuple[str, str], ...] = (
-    ("/v1/models", "List models"),
-    ("/v1/usage", "Usage of the calling key's workspace"),
-    ("/v1/models/{model}", "Show a model"),
-    ("/v1/files", "List files"),
-    ("/v1/files/{file}", "Show a file"),
-    ("/v1/batches", "List batches"),
-    ("/v1/batches/{batch}", "Show a batch"),
-    ("/healthz", "Whether the process lives"),
-    ("/readyz", "Whether requests will be served"),
-)
+Schema = dict[str, Any]
+
+_ERRORS: dict[Errors, Any] = {
+    "openai": openai_errors,
+    "anthropic": anthropic_errors,
+    "dashscope": dashscope_errors,
+}
+# What an operation that runs no model can be refused with.
+_PLAIN_STATUSES = frozenset({400, 401, 403, 404, 405, 409, 413, 500, 503})
+_SURFACES = b"qwenstack.studio.surfaces."
+_TEXT: Schema = {"type": "string"}
+_EVENTS: Schema = {
+    "description": "Server-sent events in the vendor's shapes; comments are signs of life."
+}
+_QUERY: dict[str, Schema] = {
+    "by": {"type": "string", "enum": list(get_args(Grouping))},
+    "key": {"type": "string", "const": "self"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+    "start": {"type": "string", "description": "ISO 8601; UTC unless it says"},
+    "end": {"type": "string", "description": "ISO 8601; UTC unless it says"},
+    "month": {"type": "string", "description": "As 2026-11"},
+}
+_FORM: Schema = {
+    "type": "object",
+    "properties": {
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+    },
+    "required": ["purpose", "file"],
+}
+_REQUEST_ID: Schema = {"x-request-id": {"schema": _TEXT, "description": "Ours, never the client's"}}
+_RETRY: Schema = {"retry-after": {"schema": {"type": "integer"}, "description": "Seconds"}}
+_STREAM_HEADER: Schema = {
+    "name": "X-DashScope-SSE",
+    "in": "header",
+    "description": "Asks for a stream",
+    "schema": {"type": "string", "enum": ["enable", "disable"]},
+}
 
 
 @functools.cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    bodies = [each.body for each in ROUTES if each.body is not None]
-    answers = [each.answer for each in ROUTES]
-    requests = [kind for _, _, kind in _INFERENCE]
-    kinds = [*bodies, *answers, *requests]
-    schemas, components = msgspec.json.schema_components(
-        kinds, schema_hook=_any, ref_template="#/components/schemas/{name}"
-    )
-    known = {repr(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
+    operations = list(published())
+    schemas, components = _schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
-    for path, summary, kind in _INFERENCE:
-        paths.setdefault(path, {})["post"] = _operation(path, summary, known[repr(kind)], None)
-    for path, summary in _READING:
-        paths.setdefault(path, {})["get"] = _operation(path, summary, None, None)
-    for route in ROUTES:
-        body = None if route.body is None else known[repr(route.body)]
-        operation = _operation(
-            PREFIX + route.path, route.summary, body, known[repr(route.answer)], route.query
-        )
-        paths.setdefault(PREFIX + route.path, {})[route.method.lower()] = operation
-    return {
+    for each in operations:
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, schemas)
+    made = {
         "openapi": "3.1.0",
         "info": {"title": "QwenStack", "version": "1", "license": {"name": "Apache-2.0"}},
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "responses": dict(_refusals(schemas)),
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{"key": []}],
+        "security": [{"key": []}, {"x-api-key": []}],
     }
-
-
-def _any(_kind: type) -> dict[str, Any]:
-    """The schema of a field that takes any JSON, since it is refused or passed on unread."""
-    return {"description": "Any JSON."}
+    # Structs of one name in several modules are told apart by them; ours need no longer path.
+    text = msgspec.json.encode(made).replace(_SURFACES, b"")
+    return cast(dict[str, Any], msgspec.json.decode(text))
 
 
 async def serve_document(exchange: Exchange) -> None:
@@ -97,38 +87,93 @@ async def serve_document(exchange: Exchange) -> None:
     await exchange.reply(Reply(200, msgspec.json.encode(document())))
 
 
-def _operation(
-    path: str,
-    summary: str,
-    body: dict[str, Any] | None,
-    answer: dict[str, Any] | None,
-    query: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)\}", path)
-    ] + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in query]
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "parameters": parameters,
-        "responses": {
-            "200": {
-                "description": "Done",
-                "content": {"application/json": {"schema": answer or {}}},
-            },
-            "4XX": {
-                "description": "Refused: the message says why and what to do",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-            "503": {
-                "description": "Not now: see Retry-After",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-        },
+def _schemas(operations: list[Published]) -> tuple[dict[str, Schema], Schema]:
+    """A reference for each type that an operation names, and what they refer to."""
+    kinds: dict[str, Any] = {repr(each.ErrorBody): each.ErrorBody for each in _ERRORS.values()}
+    for operation in operations:
+        for kind in (*operation.answer, operation.body, operation.not_now):
+            if kind is not None:
+                kinds[repr(kind)] = kind
+    references, components = msgspec.json.schema_components(
+        kinds.values(), schema_hook=_any, ref_template="#/components/schemas/{name}"
+    )
+    return dict(zip(kinds, references, strict=True)), components
+
+
+def _any(_kind: type) -> Schema:
+    """The schema of a field that takes any JSON, since it is refused or passed on unread."""
+    return {"description": "Any JSON."}
+
+
+def _refusals(schemas: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
+    for name, errors in _ERRORS.items():
+        for status in errors.statuses():
+            answer = _answer(
+                "Refused: the message says why, and what to do",
+                {"application/json": {"schema": schemas[repr(errors.ErrorBody)]}},
+            )
+            if status in (429, 503, 529):
+                answer["headers"] |= _RETRY
+            yield f"{name}_{status}", answer
+
+
+def _operation(each: Published, schemas: dict[str, Schema]) -> Schema:
+    operation: Schema = {
+        "operationId": _operation_id(each),
+        "summary": each.summary,
+        "parameters": _parameters(each),
+        "responses": _responses(each, schemas),
     }
-    if body is not None:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": body}},
-        }
+    if each.open:
+        operation["security"] = []
+    if each.form:
+        operation["requestBody"] = _body("multipart/form-data", _FORM)
+    elif each.body is not None:
+        operation["requestBody"] = _body("application/json", schemas[repr(each.body)])
     return operation
+
+
+def _operation_id(each: Published) -> str:
+    words = [word.strip("{}") for word in re.split(r"[/.]", each.path) if word]
+    return "_".join([each.method.lower(), *words]).replace("-", "_")
+
+
+def _parameters(each: Published) -> list[Schema]:
+    parameters: list[Schema] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in re.findall(r"\{(\w+)\}", each.path)
+    ]
+    for name in each.query:
+        parameters.append({"name": name, "in": "query", "schema": _QUERY.get(name, _TEXT)})
+    if each.streams and each.errors == "dashscope":
+        parameters.append(_STREAM_HEADER)
+    return parameters
+
+
+def _responses(each: Published, schemas: dict[str, Schema]) -> Schema:
+    answers = [schemas[repr(kind)] for kind in each.answer]
+    content: Schema
+    if answers:
+        content = {each.media: {"schema": answers[0] if len(answers) == 1 else {"allOf": answers}}}
+    else:
+        content = {each.media: {"schema": _TEXT}}
+    if each.streams:
+        content["text/event-stream"] = {"schema": _EVENTS}
+    responses: Schema = {"200": _answer("Done", content)}
+    if each.not_now is not None:
+        content = {"application/json": {"schema": schemas[repr(each.not_now)]}}
+        responses["503"] = _answer("Not now", content)
+    if each.errors is not None:
+        for status in _ERRORS[each.errors].statuses():
+            if each.runs or status in _PLAIN_STATUSES:
+                name = f"{each.errors}_{status}"
+                responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
+    return responses
+
+
+def _answer(description: str, content: Schema) -> Schema:
+    return {"description": description, "headers": dict(_REQUEST_ID), "content": content}
+
+
+def _body(media: str, schema: Schema) -> Schema:
+    return {"required": True, "content": {media: {"schema": schema}}}

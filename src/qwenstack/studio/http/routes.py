@@ -14,6 +14,7 @@ from qwenstack.studio.http.health import Health
 from qwenstack.studio.http.metrics import MetricsRoute
 from qwenstack.studio.http.models import ModelRoutes
 from qwenstack.studio.http.openapi import serve_document
+from qwenstack.studio.http.prefixes import ANTHROPIC_PREFIXES, DASHSCOPE_PREFIX, OPENAI_PREFIXES
 from qwenstack.studio.http.request_path import RequestPath
 from qwenstack.studio.http.token_count import TokenCountRoute
 from qwenstack.studio.http.usage import UsageRoute
@@ -28,12 +29,6 @@ from qwenstack.studio.surfaces.openai_completions import CompletionsSurface
 from qwenstack.studio.surfaces.openai_embeddings import EmbeddingsSurface
 from qwenstack.studio.surfaces.openai_responses import ResponsesSurface
 
-# Model Studio serves the same OpenAI surface under the second prefix. The third is for clients
-# whose base URL was given without a version.
-OPENAI_PREFIXES = ("/v1", "/compatible-mode/v1", "")
-# Model Studio's base URL for Anthropic's clients is the second.
-ANTHROPIC_PREFIXES = ("/v1", "/apps/anthropic/v1")
-DASHSCOPE_PREFIX = "/api/v1/services"
 BATCH_FOLDER = "files"
 
 _OPENAI_GENERATION: dict[str, GenerationSurface] = {

@@ -90,6 +90,11 @@ def error_event(refusal: Refusal, request_id: str) -> bytes:
     return b"event: error\ndata: " + error_body(refusal, request_id) + b"\n\n"
 
 
+def statuses() -> list[int]:
+    """Every HTTP status that a refusal can have, for the published document."""
+    return sorted({each.status for each in _WORDING.values()})
+
+
 def refuse(refusal: Refusal, request_id: str) -> Reply:
     """The whole answer to a refused request."""
     status = _WORDING[refusal.kind].status

@@ -125,6 +125,33 @@ class EmbeddingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: EmbeddingParameters = EmbeddingParameters()
 
 
+class VectorAnswer(msgspec.Struct, frozen=True):
+    """The vector of one text."""
+
+    text_index: int
+    embedding: tuple[float, ...]
+
+
+class VectorsAnswer(msgspec.Struct, frozen=True):
+    """`output` of an embedding answer."""
+
+    embeddings: tuple[VectorAnswer, ...]
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True):
+    """`usage` of an embedding answer."""
+
+    total_tokens: int
+
+
+class EmbeddingAnswer(msgspec.Struct, frozen=True):
+    """The whole answer."""
+
+    output: VectorsAnswer
+    usage: EmbeddingUsage
+    request_id: str
+
+
 _EMBEDDINGS = msgspec.json.Decoder(EmbeddingBody)
 
 
@@ -159,16 +186,11 @@ class DashScopeEmbeddings:
         self, call: EmbeddingCall, result: EmbeddingResult, request_id: str, created: int
     ) -> bytes:
         """The whole answer."""
-        vectors = [
-            {"text_index": index, "embedding": vector}
-            for index, vector in enumerate(result.vectors)
-        ]
+        vectors = [VectorAnswer(index, vector) for index, vector in enumerate(result.vectors)]
         return _ENCODER.encode(
-            {
-                "output": {"embeddings": vectors},
-                "usage": {"total_tokens": result.usage.prompt},
-                "request_id": request_id,
-            }
+            EmbeddingAnswer(
+                VectorsAnswer(tuple(vectors)), EmbeddingUsage(result.usage.prompt), request_id
+            )
         )
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:

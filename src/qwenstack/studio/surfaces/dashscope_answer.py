@@ -11,17 +11,81 @@ event is put together from it, and a cumulative one costs a copy and no second e
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from qwenstack.core.generation import Completion, Delta, FinishReason, Step, ToolCallDelta
 from qwenstack.core.refusals import Refusal
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.studio.surfaces.dashscope_errors import error_event
-from qwenstack.studio.surfaces.openai_logprobs import chosen_logprobs
+from qwenstack.studio.surfaces.openai_logprobs import ChosenLogprob, chosen_logprobs
+from qwenstack.studio.surfaces.openai_usage import CompletionDetails, PromptDetails
 
 _ENCODE = msgspec.json.Encoder().encode
 # The vendor writes the string "null" while a choice goes on.
 _GOES_ON = "null"
+
+
+class FunctionAnswer(msgspec.Struct, frozen=True):
+    """The function of a tool call."""
+
+    name: str
+    arguments: str
+
+
+class CallAnswer(msgspec.Struct, frozen=True):
+    """A tool call."""
+
+    index: int
+    id: str
+    type: Literal["function"]
+    function: FunctionAnswer
+
+
+class MessageAnswer(msgspec.Struct, frozen=True):
+    """The message of a choice; the multimodal route has its text in a list."""
+
+    role: Literal["assistant"]
+    content: str | list[dict[str, str]]
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: tuple[CallAnswer, ...] | UnsetType = UNSET
+
+
+class ChoiceAnswer(msgspec.Struct, frozen=True):
+    """An element of `choices`; `index` where several were asked for."""
+
+    finish_reason: str
+    message: MessageAnswer
+    index: int | UnsetType = UNSET
+    logprobs: dict[str, tuple[ChosenLogprob, ...]] | UnsetType = UNSET
+
+
+class OutputAnswer(msgspec.Struct, frozen=True):
+    """`text` and `finish_reason` in the result format `text`, else `choices`."""
+
+    text: str | UnsetType = UNSET
+    finish_reason: str | UnsetType = UNSET
+    choices: tuple[ChoiceAnswer, ...] | UnsetType = UNSET
+
+
+class UsageAnswer(msgspec.Struct, frozen=True):
+    """`usage`."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    output_tokens_details: CompletionDetails
+
+
+class GenerationAnswer(msgspec.Struct, frozen=True):
+    """A whole answer, and the data of a stream's event, which are put together below."""
+
+    output: OutputAnswer
+    usage: UsageAnswer
+    request_id: str
 
 
 class Shape(msgspec.Struct, frozen=True):

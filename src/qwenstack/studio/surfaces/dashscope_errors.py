@@ -65,6 +65,11 @@ def error_body(refusal: Refusal, request_id: str) -> bytes:
     return msgspec.json.encode(ErrorBody(_CODES[refusal.kind][1], message, request_id))
 
 
+def statuses() -> list[int]:
+    """Every HTTP status that a refusal can have, for the published document."""
+    return sorted({status for status, _ in _CODES.values()})
+
+
 def refuse(refusal: Refusal, request_id: str) -> Reply:
     """The whole answer to a refused request."""
     status, _ = _CODES[refusal.kind]

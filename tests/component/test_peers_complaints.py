@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qwenstack.studio import tenants
 from qwenstack.studio.accounts import create_budget, find_workspace, put_plan
 from qwenstack.studio.admission.limits import Limit
+from qwenstack.studio.alerts import watch
 from qwenstack.studio.tenancy import Plan
 from tests.studio import PROMPT_TOKENS, Upstream, running_studio
 
@@ -219,7 +219,7 @@ async def test_cache_hits_have_their_own_price(tmp_path: Path) -> None:
 async def test_a_budget_alerts_once_when_its_line_is_crossed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenants, "_ALERT_EVERY_S", 0.05)
+    monkeypatch.setattr(watch, "WATCH_EVERY_S", 0.05)
     upstream = Upstream()
     upstream.tokens = 100
     async with running_studio(tmp_path, upstream=upstream) as studio:

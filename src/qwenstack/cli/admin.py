@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
+from qwenstack.cli.admin_alerts import alerts
 from qwenstack.cli.admin_raises import raises, shown_raises
 from qwenstack.cli.context import (
     actor,
@@ -42,6 +43,7 @@ def admin() -> None:
     """
 
 
+admin.add_command(alerts)
 admin.add_command(raises)
 
 

@@ -21,6 +21,7 @@ from qwenstack.hub.safety.policy import PolicyError
 from qwenstack.hub.signing import SigningError
 from qwenstack.hub.store.kinds import StoreError
 from qwenstack.storage.database import DatabaseUnavailable
+from qwenstack.studio.alerts.signing import KeyUnusable
 from qwenstack.studio.installation import AlreadyRunning
 from qwenstack.studio.invoice import InvoiceError
 from qwenstack.studio.price_book import PriceBookError, PriceNotFound
@@ -40,6 +41,7 @@ EXPECTED = (
     HubUnreadable,
     ModelError,
     InvoiceError,
+    KeyUnusable,
     OSError,
     PolicyError,
     PriceBookError,

@@ -147,6 +147,13 @@ def _compile(dialect: Dialect, statement: Any) -> _Sql:
     return _Sql(str(compiled), None if order is None else tuple(order))
 
 
+def insert_new(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
+    """Insert `row` unless its primary key exists already; whether it is new."""
+    statement = _insert(connection.dialect, table).values(row).on_conflict_do_nothing()
+    # Not every driver counts the rows of such a statement.
+    return connection.execute(statement.returning(*table.primary_key)).first() is not None
+
+
 def replace_in(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert `rows`, replacing those whose primary key exists already."""
     if not rows:

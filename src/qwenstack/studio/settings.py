@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -49,6 +50,16 @@ class AdmissionSettings(_Section, frozen=True):
     url: str = ""
     queue_max: int = 256
     queue_wait_s: float = 60.0
+
+
+class AlertSettings(_Section, frozen=True):
+    """`[alerts]`. Webhooks reach the public internet, and besides it these networks (CIDR).
+
+    An empty `key_file` is `alerts.key` in the home folder.
+    """
+
+    allow_networks: tuple[str, ...] = ()
+    key_file: str = ""
 
 
 class PriceSettings(_Section, frozen=True):
@@ -150,6 +161,7 @@ class Settings(_Section, frozen=True):
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    alerts: AlertSettings = AlertSettings()
     prices: PriceSettings = PriceSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
@@ -189,10 +201,21 @@ def check(settings: Settings) -> Settings:
             f"server.keep_alive_s is {server.keep_alive_s}; it must be 0 (off) or lie between 0.01 "
             "and 3600"
         )
+    _check_networks(settings.alerts)
     _check_telemetry(settings.telemetry)
     if server.workers > 1:
         _check_shared(settings)
     return settings
+
+
+def _check_networks(alerts: AlertSettings) -> None:
+    for network in alerts.allow_networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(
+                f"alerts.allow_networks: {error}; write networks such as 10.0.0.0/8"
+            ) from None
 
 
 def _check_telemetry(telemetry: TelemetrySettings) -> None:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from qwenstack.core.money import Money
 from qwenstack.storage.database import reading
 from qwenstack.studio.accounts import read_tenancy, touch_keys
 from qwenstack.studio.changes import FUNDS_TOPIC, TENANCY, version_of
 from qwenstack.studio.ledger.funds import Funds
 from qwenstack.studio.ledger.journal import Journal
-from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.writes import Run
-from qwenstack.studio.tenancy import Budget, Caller, Scope, Tenancy, period_start_us
+from qwenstack.studio.tenancy import Caller, Scope, Tenancy
 
 _log = logging.getLogger(__name__)
 
 # How long an act of another process (a revoked key, a top-up) takes to be seen at the most.
 POLL_S = 0.5
 _NOTE_USE_EVERY_S = 30.0
-_ALERT_EVERY_S = 2.0
 
 
 class Tenants:
@@ -37,7 +33,6 @@ class Tenants:
         self._funds = funds
         self._funds_version = -1
         self._used: dict[str, int] = {}
-        self._alerted: set[tuple[str, int]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def caller(self, secret: str | None, scope: Scope, now_us: int) -> Caller:
@@ -51,7 +46,6 @@ class Tenants:
         await self.follow()
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._alert_regularly()),
             loop.create_task(self._follow_regularly()),
             loop.create_task(self._note_use_regularly()),
         ]
@@ -88,40 +82,6 @@ class Tenants:
             except DBAPIError as error:
                 # The journal says so too, and the door closes while it does.
                 _log.warning("the tenancy could not be read: %s", error.orig)
-
-    async def _alert_regularly(self) -> None:
-        """Say once, for each budget and period, that its alert line was crossed."""
-        while True:
-            await asyncio.sleep(_ALERT_EVERY_S)
-            try:
-                spent = await asyncio.to_thread(self._spent)
-            except DBAPIError as error:
-                _log.warning("the budgets could not be read: %s", error.orig)
-                continue
-            for budgets in self.current.budgets.values():
-                for budget in budgets:
-                    self._alert(budget, spent)
-
-    def _alert(self, budget: Budget, spent: dict[tuple[str, int], int]) -> None:
-        key = (budget.id, period_start_us(budget.period, datetime.now(UTC)))
-        micro = spent.get(key, 0)
-        if micro * 100 < budget.limit_micro * budget.alert_percent or key in self._alerted:
-            return
-        self._alerted.add(key)
-        workspace = self.current.workspaces[budget.workspace_id]
-        _log.warning(
-            "budget %s of workspace %s: %s of %s per %s are spent",
-            budget.id,
-            workspace.name,
-            Money(micro, workspace.currency),
-            Money(budget.limit_micro, workspace.currency),
-            budget.period,
-            extra={"event": "budget_alert", "budget": budget.id, "workspace": workspace.id},
-        )
-
-    def _spent(self) -> dict[tuple[str, int], int]:
-        with reading(self._database) as connection:
-            return read_standing(connection).spent
 
     async def _note_use_regularly(self) -> None:
         while True:

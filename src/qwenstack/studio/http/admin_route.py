@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection
 
+from qwenstack.studio.alerts.sending import Sender
 from qwenstack.studio.deployments import Deployments
 
 
@@ -16,13 +17,14 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a handler gets: who acts, path and query, the decoded body, what is served."""
+    """What a handler gets: who acts, path and query, the decoded body; what serves and alerts."""
 
     actor: str
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
     deployments: Deployments
+    sender: Sender
 
 
 Handler = Callable[[Connection, Request], object]

@@ -9,16 +9,21 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import update
 
 from qwenstack.cli.hub_store import export_command, fsck, gc, import_command
 from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.directory import create_account
+from qwenstack.hub.accounts.identity import Identity, UsedToken
+from qwenstack.hub.accounts.rights import may
 from qwenstack.hub.hub import Hub, open_hub
+from qwenstack.hub.origins import Origin, list_origins, write_origin
 from qwenstack.hub.registry.commits import Message, push, start
 from qwenstack.hub.registry.manifests import Entry, Manifest, make_manifest
 from qwenstack.hub.registry.operations import Add
@@ -32,6 +37,8 @@ from qwenstack.hub.registry.repos import (
 )
 from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
 from qwenstack.hub.store.kinds import BundleError
+from qwenstack.storage import audit_log
+from qwenstack.storage.hub_tables import repos
 
 BASE = np.random.default_rng(0).bytes(3_000_000)
 
@@ -327,3 +334,66 @@ def test_an_update_closes_what_was_closed_since_and_shows_what_it_brought(
         run(import_command, file, "--trust", trust, home=target)
     ours.close()
     theirs.close()
+
+
+def test_where_copies_came_from_crosses_with_them_and_the_log_says_who_signed(
+    homes: tuple[Path, Path, Path],
+) -> None:
+    source, target, file = homes
+    ours, theirs = make_hub(source), make_hub(target)
+    (oid,) = publish(ours, "acme/copied", {"w.bin": BASE[:100_000]})
+    publish(ours, "acme/own", {"w.bin": BASE[:1000]})
+    with ours.database.begin() as connection:
+        repo = find_repo(connection, "model", "acme/copied")
+        assert repo is not None
+        origin = Origin(
+            repo_id=repo.id,
+            commit_oid=oid,
+            endpoint="https://hub.example.com",
+            upstream_name="Acme/Copied",
+            upstream_commit=oid,
+            licence="apache-2.0",
+            licence_sha256="a" * 64,
+            copied_us=1_700_000_000_000_000,
+        )
+        write_origin(connection, origin)
+    told = run(export_command, file, "--all", home=source)
+    run(import_command, file, "--trust", told["fingerprint"], home=target)
+    with theirs.database.begin() as connection:
+        (found,) = list_origins(connection)
+        count, broken = audit_log.verify(connection)
+        last = audit_log.read_lines(connection, after=count - 2, limit=2)
+    assert found.repo == "acme/copied"
+    assert msgspec.structs.replace(found.origin, repo_id=repo.id) == origin
+    assert broken is None
+    assert [(each.action, each.subject) for each in last] == [
+        ("hub.repo.import", "acme/copied"),
+        ("hub.repo.import", "acme/own"),
+    ]
+    assert told["fingerprint"] in last[0].detail
+    # Once more, and onwards to a third hub: the first word on a commit stays.
+    again = file.with_name("again")
+    told = run(export_command, again, "--all", home=target)
+    run(import_command, again, "--trust", told["fingerprint"], home=source)
+    with ours.database.begin() as connection:
+        assert [each.origin for each in list_origins(connection)] == [origin]
+
+
+def test_whoever_made_a_repo_elsewhere_has_no_right_to_it_here(
+    homes: tuple[Path, Path, Path],
+) -> None:
+    source, target, file = homes
+    ours, theirs = make_hub(source), make_hub(target)
+    publish(ours, "acme/base", {"w.bin": BASE[:1000]})
+    with ours.database.begin() as connection:
+        connection.execute(update(repos).values(created_by="mallory"))
+    told = run(export_command, file, "--all", home=source)
+    run(import_command, file, "--trust", told["fingerprint"], home=target)
+    with theirs.database.begin() as connection:
+        repo = find_repo(connection, "model", "acme/base")
+    assert repo is not None
+    token = UsedToken(id="t", name="t", role="write")
+    mallory = Identity(
+        account="mallory", name="mallory", organisations={"acme": "contributor"}, token=token
+    )
+    assert not may(mallory, repo, "write").allowed

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from sqlalchemy import Connection, select
 
-from qwenstack.cli.context import home_option, json_option, print_json
+from qwenstack.cli.context import actor, home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_folder, objects_option
 from qwenstack.cli.instants import parse_duration_s
 from qwenstack.core.instants import now_us
-from qwenstack.hub.bundles import bundle_repos, inspect_repos, restore_repos
+from qwenstack.hub.bundles import Restored, bundle_repos, inspect_repos, restore_repos
 from qwenstack.hub.registry.live import drop_unused_manifests, live_contents
 from qwenstack.hub.registry.repos import Kind, Repo, find_repo, read_repo
 from qwenstack.hub.registry.waiting import forget_removed
@@ -29,6 +29,7 @@ from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.kinds import BundleError, Fault
 from qwenstack.hub.store.objects import open_objects
+from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import open_database, reading
 from qwenstack.storage.hub_tables import repos
 
@@ -181,13 +182,18 @@ def export_command(
             written = export_bundle(
                 store, needed, document, key=signing, out=out, progress=progress
             )
+        signer = fingerprint(signing.public_key())
+        with store.database.begin() as connection:
+            for repo in chosen:
+                detail = {"kind": repo.kind, "signer": signer}
+                record(connection, actor(), "hub.repo.export", repo.name, detail)
     answer = {
         "file": str(file),
         "repos": [f"{repo.kind}:{repo.name}" for repo in chosen],
         "contents": written.contents,
         "bytes": written.bytes,
         "stored_bytes": written.stored_bytes,
-        "fingerprint": fingerprint(signing.public_key()),
+        "fingerprint": signer,
     }
     if as_json:
         print_json(answer)
@@ -226,6 +232,19 @@ def import_command(
       qwenstack hub import models.bundle --trust signer.pem
     """
     accepted = {_trusted_fingerprint(each) for each in trusted}
+    signers: list[str] = []
+
+    def is_trusted(key: Ed25519PublicKey) -> bool:
+        signers.append(fingerprint(key))
+        return signers[-1] in accepted
+
+    def restore(connection: Connection, document: bytes, present: frozenset[str]) -> list[Restored]:
+        done = restore_repos(connection, document, present)
+        for each in done:
+            detail = {"kind": each.kind, "signer": signers[-1], "commits": each.commits}
+            record(connection, actor(), "hub.repo.import", each.name, detail)
+        return done
+
     with (
         _open_store(home, database, objects) as store,
         file.open("rb") as opened,
@@ -234,11 +253,11 @@ def import_command(
         restored = import_bundle(
             store,
             opened,
-            trusted=lambda key: fingerprint(key) in accepted,
+            trusted=is_trusted,
             inspect=lambda document, open_content: inspect_repos(
                 document, open_content, [SafetyInspector(store.database)]
             ),
-            restore=restore_repos,
+            restore=restore,
             progress=progress,
         )
     if as_json:

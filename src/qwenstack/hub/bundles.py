@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select, update
 from qwenstack.core.instants import now_us
 from qwenstack.hub.errors import HubError
 from qwenstack.hub.hub import Inspector
+from qwenstack.hub.origins import Origin, write_origin
 from qwenstack.hub.registry.copied import check_files
 from qwenstack.hub.registry.manifests import Manifest, make_manifest, read_manifest, release_digest
 from qwenstack.hub.registry.possession import grant
@@ -42,7 +43,8 @@ from qwenstack.hub.registry.revisions import (
 )
 from qwenstack.hub.store.kinds import BundleError
 from qwenstack.hub.store.rows import insert_new
-from qwenstack.storage.hub_tables import accounts, commits, manifests, refs, repos
+from qwenstack.storage.hub_tables import accounts, commits, manifests, origins, refs, repos
+from qwenstack.storage.rows import read_row
 
 _REFUSALS_SHOWN = 5
 _OID = re.compile(r"[0-9a-f]{40}")
@@ -54,6 +56,18 @@ class BundledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     commit_oid: str
     message: str | None
+
+
+class BundledOrigin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a commit was copied from, as it was then; as `Origin`, without the repo."""
+
+    commit_oid: str
+    endpoint: str
+    upstream_name: str
+    upstream_commit: str
+    licence: str | None
+    licence_sha256: str | None
+    copied_us: int
 
 
 class BundledRepo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,6 +82,7 @@ class BundledRepo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     summary: str
     refs: tuple[BundledRef, ...]
     commits: tuple[Commit, ...]
+    origins: tuple[BundledOrigin, ...] = ()
 
 
 class BundledRegistry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +170,7 @@ def _describe(connection: Connection, repo: Repo) -> BundledRepo:
         for row in connection.execute(query.order_by(refs.c.name))
         if row[0].startswith((HEADS, TAGS))
     ]
+    history = tuple(_history(connection, repo.id, [ref.commit_oid for ref in named]))
     return BundledRepo(
         kind=repo.kind,
         name=repo.name,
@@ -164,8 +180,16 @@ def _describe(connection: Connection, repo: Repo) -> BundledRepo:
         created_us=repo.created_us,
         summary=repo.summary,
         refs=tuple(named),
-        commits=tuple(_history(connection, repo.id, [ref.commit_oid for ref in named])),
+        commits=history,
+        origins=tuple(_origins(connection, repo.id, {commit.oid for commit in history})),
     )
+
+
+def _origins(connection: Connection, repo_id: str, oids: set[str]) -> Iterator[BundledOrigin]:
+    query = select(origins).where(origins.c.repo_id == repo_id).order_by(origins.c.commit_oid)
+    for row in connection.execute(query):
+        if row.commit_oid in oids:
+            yield read_row(row, BundledOrigin)
 
 
 def _history(connection: Connection, repo_id: str, tips: Iterable[str]) -> Iterator[Commit]:
@@ -226,6 +250,10 @@ def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Mani
     insert_new(connection, commits, rows)
     needed = {entry.sha256 for commit in bundled.commits for entry in files[commit.manifest]}
     grant(connection, repo_id, sorted(needed), published=True)
+    for each in bundled.origins:
+        if each.commit_oid not in known:
+            raise BundleError(f"the bundle tells the origin of no commit of {bundled.name}")
+        write_origin(connection, Origin(repo_id=repo_id, **msgspec.structs.asdict(each)))
     moved = [ref.name for ref in bundled.refs if _take_ref(connection, repo_id, bundled, ref)]
     if repo is not None and HEADS + MAIN in moved:
         write_summary(connection, repo_id, _summary(bundled))

@@ -238,3 +238,47 @@ def test_the_weights_are_heard_beside_the_card(tmp_path: Path) -> None:
     assert said["weights.lineage.verdict"] == "derived"
     assert said["weights.lineage.parent"] == ["one"]
     assert said["weights.lineage.agrees-with-card"] is False
+
+
+def test_verify_hashes_the_weights_of_the_hub_again(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.dossier"
+    assert run("acme/tuned", "--hub", "--home", str(home), "--out", str(out)).exit_code == 0
+    verify = ("verify", str(out), "--json", "--home", str(home))
+    held = json.loads(run(*verify).stdout)
+    assert (held["holds"], held["weights"]) == (True, "6 files hash to what the dossier records")
+    # A later commit changes nothing of the one that the dossier read.
+    with running_hub(home / "hub") as hub:
+        HfApi(endpoint=hub.url, token=hub.token).upload_file(
+            path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="acme/tuned"
+        )
+    assert run(*verify).exit_code == 0
+    away = json.loads(run(*verify[:3], "--home", str(tmp_path / "nowhere")).stdout)
+    assert away["holds"] and away["weights"].startswith("not checked: There is no file")
+
+
+def test_verify_names_the_first_file_of_a_folder_that_differs(tmp_path: Path) -> None:
+    folder, out = tmp_path / "model", tmp_path / "m.dossier"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "sub/z.txt"):
+        (folder / name).write_bytes(WEIGHTS if "safetensors" in name else b"{}")
+    key = ("--home", str(tmp_path / "home"))
+    assert run(str(folder), "--out", str(out), *key).exit_code == 0
+    verify = ("verify", str(out), "--json", *key)
+    assert json.loads(run(*verify).stdout)["weights"].startswith("3 files hash")
+    (folder / "sub/z.txt").write_bytes(b"[]")
+    (folder / "model.safetensors").write_bytes(WEIGHTS[:-1] + b"\x01")
+    done = run(*verify)
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert done.exit_code == 1
+    assert problem.startswith("the weights differ: 'model.safetensors' differs: SHA-256 ")
+    skipped = run(*verify, "--no-weights")
+    assert (skipped.exit_code, json.loads(skipped.stdout)["weights"][:11]) == (0, "not checked")
+    (folder / "config.json").unlink()
+    assert "'config.json' is missing" in run(*verify).stdout
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "evil.pkl").write_bytes(b"")
+    assert "'evil.pkl' is not in the dossier" in run(*verify).stdout
+    # The weights were moved: --weights says where they lie.
+    folder.rename(tmp_path / "moved")
+    assert json.loads(run(*verify).stdout)["weights"].startswith("not checked: nothing lies at")
+    assert run(*verify, "--weights", str(tmp_path / "moved")).exit_code == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -203,6 +206,57 @@ def test_the_boms_hold_against_the_official_schemas() -> None:
     assert package.name == "Qwen/Qwen3-8B"
     assert [getattr(each, "key", "") for each in package.ai_metric] == ["mmlu"]
     assert len(list(graph.foreach_type(spdx.software_File))) == 2
+
+
+def test_the_cyclonedx_bom_is_valid_in_the_version_after_it_as_well() -> None:
+    bom = cyclonedx(dossier()).decode()
+    assert '"specVersion": "1.6"' in bom
+    later = bom.replace('"specVersion": "1.6"', '"specVersion": "1.7"').replace(
+        "bom-1.6.schema.json", "bom-1.7.schema.json"
+    )
+    validator = JsonStrictValidator(SchemaVersion.V1_7)
+    assert validator.validate_str(later) is None
+    assert validator.validate_str(later.replace('"type"', '"typ"')) is not None
+
+
+# As published in spdx/spdx-spec for 3.0.1 (Community Specification License 1.0), read 2026-11-24.
+SPDX_MODEL = {
+    "schema.json": "59f59713c7d73ff0d833f4f468df974a689fc9dd36dc5510f1875ff85d276c54",
+    "spdx-model.ttl": "1e6df676d5a4108de90362170b0933da53f929ae8147453cea0dffadb804fae5",
+    "spdx-context.jsonld": "c72b0928f094c83e5c127784edb1ebca2af74a104fcacc007c332b23cbc788bd",
+}
+
+
+def spdx_faults(bom: dict[str, object], folder: Path) -> list[str]:
+    """What the official schema and SHACL model say, through the official validator's engine."""
+    core = pytest.importorskip("spdx3_validate.core")
+    versions = pytest.importorskip("spdx3_validate.spdx_versions")
+    import rdflib
+
+    version = versions.find_version(bom["@context"])
+    assert version.pretty == "3.0.1"
+    schema = core.schema_validator(json.loads((folder / "schema.json").read_text()))
+    faults = [f"{each.json_path}: {each.message}" for each in schema.iter_errors(bom)]
+    context = json.loads((folder / "spdx-context.jsonld").read_text())["@context"]
+    graph, model = rdflib.Graph(), rdflib.Graph()
+    graph.parse(data=json.dumps({**bom, "@context": context}), format="json-ld")
+    model.parse(folder / "spdx-model.ttl")
+    return [*faults, *core.check_graph(graph, model, version, True)]
+
+
+def test_the_spdx_bom_holds_against_the_official_schema_and_shapes() -> None:
+    folder = Path(os.environ.get("QWENSTACK_SPDX_MODEL", "/nowhere"))
+    if not folder.is_dir():
+        pytest.skip("QWENSTACK_SPDX_MODEL names no folder with SPDX's schema and SHACL model")
+    for name, digest in SPDX_MODEL.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    bom = json.loads(spdx_json(dossier()))
+    assert spdx_faults(bom, folder) == []
+    (package,) = [each for each in bom["@graph"] if each["type"] == "ai_AIPackage"]
+    package["software_primaryPurpose"] = "weights"
+    del bom["@graph"][0]["createdBy"]
+    faults = " ".join(spdx_faults(bom, folder))
+    assert "createdBy" in faults and "primaryPurpose" in faults
 
 
 @settings(max_examples=30, deadline=None)

@@ -120,7 +120,8 @@ def test_characters_that_do_not_show_are_named(hidden: str) -> None:
 @pytest.mark.parametrize(
     "reference",
     [
-        "Qw\u0435n/Qwen3-8B", "qw\u0435n-plus", "\uff31\uff57\uff45\uff4e/Qwen3-8B", "Qwen/Qwen3\u20138B",
+        "Qw\u0435n/Qwen3-8B", "qw\u0435n-plus", "\uff31\uff57\uff45\uff4e/Qwen3-8B",
+        "Qwen/Qwen3\u20138B",
         "https://huggingface.co/Qw\u0435n/Qwen3-8B", "vllm serve Qw\u0435n/Qwen3-8B",
         "ollama run qw\u0435n3:8b", "openrouter/qwen/qw\u0435n3-8b", "Qwen\u00ad/Qwen3-8B",
         "https://d\u0430shscope.aliyuncs.com/compatible-mode/v1",

@@ -4,8 +4,8 @@ Files are read into one small buffer, one behind the other, which is folded to l
 compared as a whole: a few vector operations on what is still in the processor's cache mark the
 places where a rare sequence of two or three bytes stands (`qw`, `hsc`, a hyphen between certain
 letters). Only the files around such places are searched for the needles themselves, so the filter
-is exact: a file that holds a needle is found, and one that doesn't is not. A file whose letters only
-look like a needle's is found by those letters: they are rare, and stand beside plain ones.
+is exact: a file that holds a needle is found, and one that doesn't is not. A file whose letters
+only look like a needle's is found by those letters: they are rare, and stand beside plain ones.
 """
 
 from __future__ import annotations

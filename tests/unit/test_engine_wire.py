@@ -412,6 +412,14 @@ def test_all_else_is_unavailability_and_says_nothing_of_the_servers_words(status
     assert "sk-upstream" not in str(error)
 
 
+def test_advice_to_the_operator_is_cut_out_of_a_rejection() -> None:
+    said = "thinking_token_budget is set but reasoning_config is not configured."
+    body = {"error": {"message": f"{said} Please set --reasoning-parser to use it.", "code": 400}}
+    error = decode_error(400, json.dumps(body).encode())
+    assert isinstance(error, EngineRejected)
+    assert error.message == said
+
+
 def test_the_upstream_key_is_cut_out_of_a_rejection() -> None:
     error = decode_error(400, b'{"message":"key sk-upstream is odd"}', hide=("sk-upstream",))
     assert str(error) == "key … is odd"

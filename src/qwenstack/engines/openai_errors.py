@@ -50,7 +50,8 @@ _REJECTED_AS_500: Final = re.compile(
     r"|input \(\d+ tokens\) is too large to process",
     re.IGNORECASE,
 )
-_OPERATORS_HINT: Final = re.compile(r" - hint:.*", re.DOTALL)
+# llama-server's and vLLM's advice to who started them.
+_OPERATORS_HINT: Final = re.compile(r" - hint:.*| Please set --.*", re.DOTALL)
 _REJECTING_TYPES: Final = frozenset(
     {"badrequesterror", "bad_request", "invalid_request_error", "invalid_parameter_error"}
 )

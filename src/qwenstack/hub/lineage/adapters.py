@@ -1,12 +1,12 @@
 """Whose adapter is this: the base of a low-rank update, told without the base's own weights in it.
 
 LoRA's B matrices start at zero, so all that is in them came back through the base during training.
-What comes back to a matrix that writes into the residual stream has passed the output table; to
-the values, the output projection; to the up projection, the down projection. Each of those passes
-some directions on more than others, and the update lies along them: several times more of its
-energy than chance would put there, if it is the right base, and just chance's share if it is a
-stranger of the same shape. A's rows start at random and turn towards the inputs that the base
-gives them.
+What comes back to the queries of a head is made of the keys that it saw, to the keys of its
+queries, to the values of what the output projection passes on; what comes back to a matrix that
+writes into the residual stream has passed the output table. So the second moment of an update is
+like that of what the base sends there, and for a stranger of the same shape it is not. Both are
+compared without their mean (centred kernel alignment, Cortes et al., JMLR 2012): how much a model
+sends somewhere says how long it was trained, not whose adapter it is.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.roles import Roles
 from qwenstack.hub.lineage.tensors import Floats, Tensor
 
-RELATED_MIN: Final = 0.6
-CLOSE_SHARE: Final = 0.8  # candidates this near to the best are of one family
+CLOSE_SHARE: Final = 0.7  # candidates this near to the best are not told from it
 _NAME: Final = re.compile(r"layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.\w+)?\.weight$")
 _ROLE: Final = re.compile(r"(q|k|v|o|gate|up|down)_proj$")
 _TOKENS: Final = 4096
+_SEEN: Final = 512  # rows of what a base sends somewhere
+_ATTENTION: Final = frozenset({"q", "k", "v"})
 _LAYERS_MAX: Final = 8
 _DENSE_FLOATS_MAX: Final = 1 << 27
-_HEAD_SIZES: Final = (64, 128, 16, 32, 96, 256)
+_HEAD_SIZES: Final = (64, 128, 8, 12, 16, 32, 96, 256)
 
 Modules = dict[tuple[int, str], dict[str, Floats]]
 
 
 class Fit(msgspec.Struct, frozen=True):
-    """A candidate base. `score` is the mean logarithm of energy over chance: 0 for a stranger."""
+    """A candidate base. `score` is the mean alignment: about 0 for a stranger, at most 1."""
 
     name: str
     score: float
@@ -89,58 +90,83 @@ def fit(parts: Modules, base: Roles) -> float | None:
     layers = sorted({layer for layer, _ in parts})
     if len(layers) > _LAYERS_MAX:
         layers = [layers[at] for at in np.linspace(0, len(layers) - 1, _LAYERS_MAX).astype(int)]
-    by_kind: dict[str, list[float]] = {}
+    by_role: dict[str, list[float]] = {}
     for (layer, role), pair in parts.items():
-        if layer in layers:
-            for kind, value in _energies(base.layers[layer], role, pair, inputs, outputs):
-                by_kind.setdefault(kind, []).append(value)
-    if not by_kind:
-        return None
-    means = [max(float(np.mean(values)), 1e-6) for values in by_kind.values()]
-    return float(np.mean(np.log(means)))
+        if layer in layers and pair["B"].any():
+            value = _alignment_of(base.layers[layer], role, pair["B"], inputs, outputs)
+            if value is not None:
+                by_role.setdefault(role, []).append(value)
+    # Attention's updates tell strangers apart without fail, the others mostly.
+    roles = [role for role in by_role if role in _ATTENTION] or list(by_role)
+    if not roles:
+        return 0.0
+    return float(np.mean([np.mean(by_role[role]) for role in roles]))
 
 
-def _energies(
-    layer: dict[str, Tensor], role: str, pair: dict[str, Floats], inputs: Floats, outputs: Floats
-) -> Iterator[tuple[str, float]]:
-    """What share of an update's energy the base passes on, over chance's."""
-    b = pair["B"]
-    if not b.any():
-        return
+def _alignment_of(
+    layer: dict[str, Tensor], role: str, b: Floats, inputs: Floats, outputs: Floats
+) -> float | None:
+    """How like an update of one matrix is to what the base sends there; None if unknowable."""
     if role in ("o", "down"):
-        yield f"{role}: outputs", _energy(outputs, b)
-    elif role == "up" and "down" in layer:
-        yield "up: down", _energy(_whole(layer["down"]), b)
-    elif role == "v" and "o" in layer:
-        yield "v: o", max(_through_heads(_whole(layer["o"]), b), default=1.0)
-    if role in ("v", "up", "gate"):
-        norm = layer.get("attn_norm" if role == "v" else "ffn_norm")
+        return _alignment(outputs, b)
+    if role == "up" and "down" in layer:
+        return _alignment(_whole(layer["down"]), b)
+    if role == "v" and "o" in layer:
+        return _best(_heads(_whole(layer["o"]), b, layer))
+    other = {"q": "k", "k": "q"}.get(role)
+    if other is not None and other in layer:
+        norm = layer.get("attn_norm")
         scaled = inputs if norm is None else inputs * finite(norm.rows(0, 1))
-        yield f"{role}: inputs", _energy(scaled, pair["A"].T)
+        sent = np.asarray(scaled @ _whole(layer[other]).T, np.float32)
+        return _best(_heads(sent, b, layer))
+    return None
 
 
-def _through_heads(o: Floats, b: Floats) -> Iterator[float]:
-    """The values of each group go to several heads; the size of a head is tried."""
-    if o.shape[1] == len(b):
-        yield _energy(o, b)
-        return
-    each = o.shape[1] // max(len(b), 1)
-    for size in _HEAD_SIZES:
-        if len(b) % size == 0 and each * len(b) == o.shape[1]:
-            heads = np.repeat(b.reshape(-1, size, b.shape[1]), each, axis=0)
-            yield _energy(o, heads.reshape(o.shape[1], -1))
+def _best(values: Iterator[float]) -> float | None:
+    return max(values, default=None)
 
 
-def _energy(passes: Floats, update: Floats) -> float:
-    """Energy of `passes @ update` over what directions at random would have: 1 by chance."""
-    seen = passes @ update
-    chance = float((update * update).sum()) * float((passes * passes).sum()) / passes.shape[1]
-    found: float = float(np.vdot(seen, seen)) / max(chance, 1e-30)
-    return found
+def _heads(sent: Floats, b: Floats, layer: dict[str, Tensor]) -> Iterator[float]:
+    """The mean alignment of the heads, of which one on either side may serve several on the other.
+
+    The size of a head is what a head's norm says, else each that fits is tried.
+    """
+    norm = layer.get("q_norm")
+    for size in _HEAD_SIZES if norm is None else (norm.shape[1],):
+        one, other = len(b) // size, sent.shape[1] // size
+        if not one or not other or len(b) % size or sent.shape[1] % size:
+            continue
+        count = max(one, other)
+        if count % one or count % other:
+            continue
+        found = [
+            _alignment(
+                sent[:, head * other // count * size :][:, :size],
+                b[head * one // count * size :][:size],
+            )
+            for head in range(count)
+        ]
+        yield float(np.mean(found))
+
+
+def _alignment(sent: Floats, update: Floats) -> float:
+    """The cosine of two second moments without their means: 0 by chance, 1 for the same."""
+    rows = sent[:: max(1, len(sent) // _SEEN)]
+    width = rows.shape[1]
+    across = rows @ update
+    one, other = rows @ rows.T if len(rows) < width else rows.T @ rows, update.T @ update
+    traces = float(np.trace(one)), float(np.trace(other))
+    shared = float(np.vdot(across, across)) - traces[0] * traces[1] / width
+    sizes = [
+        float(np.vdot(gram, gram)) - trace**2 / width
+        for gram, trace in zip((one, other), traces, strict=True)
+    ]
+    return shared / max(sizes[0] * sizes[1], 1e-60) ** 0.5 if min(sizes) > 0 else 0.0
 
 
 def _centred(table: Tensor) -> Floats:
-    rows = finite(table.rows(0, min(table.shape[0], _TOKENS)))
+    count = min(table.shape[0], _TOKENS)
+    rows = finite(table.take(np.arange(0, count, max(1, count // _SEEN))))
     return np.asarray(rows - rows.mean(axis=0), np.float32)
 
 

@@ -50,10 +50,16 @@ class Frequency(msgspec.Struct, frozen=True):
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """All that was fitted. `related` is of the fingerprints' affinity, `adapter` of its score."""
+    """All that was fitted. `related` is of the fingerprints' affinity, `adapter` of its score.
+
+    `adapter_alone` and `adapter_origin` count adapters whose base was the only one near, and those
+    of which the weights left several bases open and the one that the others come from was taken.
+    """
 
     related: Logistic
     adapter: Logistic
+    adapter_alone: Frequency
+    adapter_origin: Frequency
     clear: Frequency
     close: Frequency
     origin: Frequency
@@ -93,10 +99,15 @@ def origin() -> float:
     return calibration().origin.probability
 
 
-def adapter(score: float, close: int, *, named: bool) -> float:
-    """The probability that an adapter's base is the one chosen among `close` equals."""
-    sure = calibration().adapter(score)
-    return sure if named or close == 1 else sure / close
+def chosen(close: int, *, named: bool) -> float:
+    """The probability that an adapter's base is the one chosen among `close` near-equals.
+
+    Where the card names one of them the choice is the card's, and this doesn't judge cards.
+    """
+    if named:
+        return 1.0
+    found = calibration()
+    return (found.adapter_alone if close == 1 else found.adapter_origin).probability
 
 
 def fit_logistic(positives: Values, negatives: Values) -> Logistic:

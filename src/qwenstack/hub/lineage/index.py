@@ -177,6 +177,21 @@ class HubIndex:
         open_model = opener(near, self._database.connect, self._open_file)
         return trace(model, Library(list(named), open_model, named))
 
+    def noted(self, name: str) -> Answer | None:
+        """What `update` found of a release; None where it is not traced. No layers are kept."""
+        with self._database.connect() as connection:
+            releases = main_releases(connection)
+        for release in releases:
+            if release.name.lower() != name.lower():
+                continue
+            said = msgspec.json.decode(release.summary or "{}", type=_Noted).lineage
+            if said is not None:
+                parents = [said.parent] if said.parent else []
+                return msgspec.convert(
+                    {**msgspec.structs.asdict(said), "evidence": [], "parents": parents}, Answer
+                )
+        return None
+
     def _near(self, model: Model, by_key: dict[str, list[Release]]) -> Iterator[Release]:
         """The releases that are worth comparing: all of a small hub, else the index's answer."""
         if len(by_key) <= _NEAR or model.adapter is not None:

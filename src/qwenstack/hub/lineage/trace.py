@@ -27,6 +27,7 @@ AFFINITY_MIN: Final = 0.25
 _MERGE_CANDIDATES: Final = 12
 _FARTHER_MAX: Final = 1.05
 _IN_PLACE_TRIED: Final = 32
+_CLOSE_MAX: Final = 16
 _EQUAL: Final = 1.001
 _UNCHANGED_MAX: Final = 1e-6
 _LEVELS_MIN: Final = 0.97  # of numbers that lie nearest to their own level, rounded otherwise
@@ -129,32 +130,51 @@ def _in_one_basis(family: Family, related: list[int]) -> list[int]:
 def _adapter(model: Model, library: Library) -> Answer:
     """The base of an adapter, by what its training left in it of the base (see `adapters`)."""
     fits = adapters.fit_all(model, library)
-    if not fits:
-        return insufficient("no candidate has the layers that this adapter was made for")
-    best = fits[0]
     declared = model.adapter.base_model_name_or_path if model.adapter else None
-    if best.score < adapters.RELATED_MIN:
+    said = Evidence("declared base", declared or "none")
+    if not fits:
+        return insufficient("no candidate has the layers that this adapter was made for", [said])
+    best = fits[0]
+    sure = calibrate.calibration().adapter(best.score)
+    shapes = Evidence("shapes", f"{len(fits)} candidates have the layers that it was made for")
+    if sure < 0.5:
         # A short training leaves little behind: that is no sign that the base is another one.
-        return insufficient(
-            f"the adapter's weights show none of the candidates as its base; {best.name} is nearest"
-        )
+        why = "the adapter's weights show none of the candidates as its base"
+        return insufficient(f"{why}; {best.name} is nearest", [said, shapes])
     close = [fit for fit in fits if fit.score > adapters.CLOSE_SHARE * best.score]
     named = [fit for fit in close if declared and adapters.names(declared, fit.name)]
-    chosen = named[0] if named else best
-    runner_up = next((fit for fit in fits if fit not in close), None)
+    chosen = named[0] if named else _first_of(close, library)
+    how = "alone"
+    if len(close) > 1:
+        how = "by its card, which names it" if named else "as the one that the others come from"
     evidence = [
-        Evidence("adapter", f"its updates lie where {chosen.name} passes gradients on: mean "
-                 "logarithm of their energy there over what chance gives", _round(chosen.score)),
+        Evidence("adapter", f"its updates are like what {chosen.name} sends there: centred "
+                 "alignment, 0 by chance", _round(chosen.score)),
+        Evidence("chosen", f"{how}: the weights leave {len(close) - 1} others as near"),
         Evidence("candidates as close", ", ".join(fit.name for fit in close if fit is not chosen)),
-        Evidence("declared base", declared or "none"),
+        said,
+        shapes,
     ]  # fmt: skip
-    if runner_up is not None:
-        evidence.append(Evidence("best stranger", runner_up.name, _round(runner_up.score)))
+    stranger = next((fit for fit in fits if fit not in close), None)
+    if stranger is not None:
+        evidence.append(Evidence("next candidate", stranger.name, _round(stranger.score)))
     return Answer(
         parent=chosen.name, parents=[chosen.name], relation="adapter", verdict="derived",
-        confidence=calibrate.adapter(chosen.score, len(close), named=bool(named)),
-        evidence=evidence,
+        confidence=sure * calibrate.chosen(len(close), named=bool(named)), evidence=evidence,
     )  # fmt: skip
+
+
+def _first_of(close: list[adapters.Fit], library: Library) -> adapters.Fit:
+    """Of candidates that fit nearly alike the one that most others come from, else the best."""
+    found = [(fit, sampled) for fit in close[:_CLOSE_MAX] if (sampled := library.sampled(fit.name))]
+    if len(found) < 2:
+        return close[0]
+    family = Family([sampled for _, sampled in found], library.compared, library.told)
+    tree = family.parents()
+    places = range(len(tree))
+    below = {place: sum(_is_below(tree, at, place) for at in places) for place in places}
+    most = max(places, key=lambda place: (below[place], -place))
+    return found[most][0] if below[most] else close[0]
 
 
 def insufficient(why: str, evidence: list[Evidence] | None = None) -> Answer:

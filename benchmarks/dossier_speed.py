@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import resource
 import statistics
@@ -77,7 +78,7 @@ def once(found: list[Evidence], folder: Path) -> dict[str, float]:
     assert problems(folder) == []
     marks.append(time.process_time())
     steps = ("compose", "render", "write_and_sign", "verify")
-    spent = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    spent = [later - earlier for earlier, later in itertools.pairwise(marks)]
     made = dict(zip(steps, spent, strict=True))
     return {**made, "dossier": sum(spent[:3])}
 

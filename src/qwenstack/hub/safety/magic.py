@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from qwenstack.hub.safety.streams import ZSTD
+
 HEAD_BYTES: Final = 64 * 1024
 """How much of a file's beginning `recognise` wants."""
 
 Kind = Literal[
-    "pickle", "zip", "tar", "gzip", "bzip2", "xz", "zlib", "opaque-archive", "opaque-compression",
+    "pickle", "zip", "tar", "gzip", "bzip2", "xz", "zlib", "lz4", "zstd",
+    "opaque-archive", "opaque-compression",
     "numpy", "hdf5", "native", "marshal", "script", "gguf",
 ]  # fmt: skip
 
@@ -33,8 +36,11 @@ _STARTS: Final[tuple[tuple[bytes, Kind], ...]] = (
     (b"7z\xbc\xaf\x27\x1c", "opaque-archive"),
     (b"Rar!\x1a\x07", "opaque-archive"),
     (b"MSCF\0\0\0\0", "opaque-archive"),
-    (b"\x28\xb5\x2f\xfd", "opaque-compression"),  # zstd
-    (b"\x04\x22\x4d\x18", "opaque-compression"),  # lz4
+    (b"\x28\xb5\x2f\xfd", "opaque-compression" if ZSTD is None else "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\x02\x21\x4c\x18", "opaque-compression"),  # lz4 before it had frames
+    # What readers of lz4 and zstd skip, whatever it holds.
+    *((bytes([0x50 + n]) + b"\x2a\x4d\x18", "opaque-compression") for n in range(16)),
     (b"\x93NUMPY", "numpy"),
     (b"GGUF", "gguf"),
     (b"#!", "script"),

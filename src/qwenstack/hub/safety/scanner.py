@@ -38,7 +38,7 @@ from qwenstack.hub.safety.streams import (
 )
 from qwenstack.hub.safety.templates import check_templates
 
-SCANNER: Final = "1"
+SCANNER: Final = "2"
 """The version of the rules and checks; a file scanned by an older one is scanned again."""
 
 _CONFIG_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -51,7 +51,7 @@ _KERAS_LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"(?:[A-Za-z_.]*>)?(Lambd
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _NUMPY_OBJECT: Final = re.compile(rb"['\"][|<>=]?O[0-9]*['\"]")
 _PACKED: Final[dict[Kind, Compression]] = {
-    "gzip": "gzip", "bzip2": "bzip2", "xz": "xz", "zlib": "zlib"
+    "gzip": "gzip", "bzip2": "bzip2", "xz": "xz", "zlib": "zlib", "lz4": "lz4", "zstd": "zstd"
 }  # fmt: skip
 _SAID: Final[dict[Kind, tuple[str, str]]] = {
     "native": ("native-code", "it is a program or a library"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import importlib
 import io
 import lzma
 import zlib
-from typing import BinaryIO, Final, Literal, Protocol
+from contextlib import suppress
+from typing import Any, BinaryIO, Final, Literal, Protocol
+
+import lz4.frame  # type: ignore[import-untyped]
 
 from qwenstack.hub.formats.reading import Readable
 from qwenstack.hub.safety.budget import BOMB_BYTES_MIN, RATIO_MAX, Budget, LimitReached
@@ -15,7 +19,10 @@ _QUIET_BYTES_MAX: Final = 16 * 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 _XZ_MEMORY_BYTES_MAX: Final = 96 * 1024 * 1024
 
-Compression = Literal["gzip", "bzip2", "xz", "zlib"]
+# Honest frames have a window of at most 128 MiB, what decoders allow unless told otherwise.
+_ZSTD_WINDOW_LOG_MAX: Final = 27
+
+Compression = Literal["gzip", "bzip2", "xz", "zlib", "lz4", "zstd"]
 
 
 class BombFound(Exception):
@@ -32,7 +39,7 @@ class _Decompressor(Protocol):
     @property
     def needs_input(self) -> bool: ...
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes | None: ...
     def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
 
 
@@ -58,7 +65,35 @@ class _Inflate:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
 
+def _zstd() -> Any:
+    """Python's own zstd module (3.14), or the same for older ones where it is installed."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with suppress(ImportError):
+            return importlib.import_module(name)
+    return None
+
+
+ZSTD: Final = _zstd()
+"""None where nothing here reads zstd streams."""
+
+_DAMAGED: Final = (
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    RuntimeError,  # of lz4
+    *(() if ZSTD is None else (ZSTD.ZstdError,)),
+)
+
+
 def _decompressor(kind: Compression) -> _Decompressor:
+    if kind == "lz4":
+        frame: _Decompressor = lz4.frame.LZ4FrameDecompressor()
+        return frame
+    if kind == "zstd":
+        longest = {ZSTD.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX}
+        opened: _Decompressor = ZSTD.ZstdDecompressor(options=longest)
+        return opened
     if kind == "bzip2":
         return bz2.BZ2Decompressor()
     if kind == "xz":
@@ -69,7 +104,7 @@ def _decompressor(kind: Compression) -> _Decompressor:
 class Unpacked:
     """What a compressed stream holds; reading raises BombFound and StreamDamaged.
 
-    Streams that follow each other count as one, as gzip, bzip2 and xz read them. What comes out
+    Streams that follow each other count as one, as their own programs read them. What comes out
     is charged to the budget, which raises LimitReached.
     """
 
@@ -98,7 +133,7 @@ class Unpacked:
                     raise StreamDamaged("it ends in the middle")
             try:
                 piece = self._decompressor.decompress(data, size)
-            except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+            except _DAMAGED as error:
                 if self._is_later:
                     return b""  # what follows the first stream is no stream: padding, most often
                 raise StreamDamaged(str(error)) from error

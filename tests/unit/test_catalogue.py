@@ -474,3 +474,22 @@ def test_export_reads_back_as_the_same_catalogue(tmp_path: Path) -> None:
     assert result.exit_code == 0
     read = msgspec.json.decode(result.stdout, type=Catalogue)
     assert read == load()
+
+
+def test_an_operator_is_found_by_its_clients_prefix_and_by_its_host() -> None:
+    catalogue = load()
+    prefixes = [each for one in catalogue.organisations for each in one.client_prefixes]
+    assert len(prefixes) == len(set(prefixes)) > 20
+    for prefix, host, region in (
+        ("openrouter", "openrouter.ai", ""),
+        ("together", "api.together.xyz", ""),
+        ("bedrock", "bedrock-runtime.us-east-1.amazonaws.com", "us-east-1"),
+        ("vertex_ai", "us-central1-aiplatform.googleapis.com", "us-central1"),
+        ("azure_ai", "acme.services.ai.azure.com", ""),
+        ("ovhcloud", "qwen.endpoints.kepler.ai.cloud.ovh.net", ""),
+    ):
+        operator, record = catalogue.find_operator(prefix), catalogue.find_host(host)
+        assert operator is not None and record is not None, host
+        assert (record.operator, record.region_in(host)) == (operator.id, region)
+    assert catalogue.find_host("bedrock-runtime.x.amazonaws.com") is None
+    assert catalogue.find_host("bedrock-runtime.us-east-1.amazonaws.com.evil.example") is None

@@ -67,7 +67,11 @@ class Catalogue(Records, frozen=True, kw_only=True, dict=True):
         for at in range(1, len(labels)):
             if (found := self._hosts.get("*." + ".".join(labels[at:]))) is not None:
                 return found
-        return None
+        return next((each for each in self._regional if each.region_in(folded)), None)
+
+    def find_operator(self, prefix: str) -> Organisation | None:
+        """The operator that client libraries call for names with this prefix."""
+        return self._operators.get(prefix)
 
     def find_negative(self, name: str) -> NegativeCase | None:
         """What is known of a name that is no release: with or without the `Qwen/` before it."""
@@ -160,6 +164,14 @@ class Catalogue(Records, frozen=True, kw_only=True, dict=True):
     @functools.cached_property
     def _hosts(self) -> dict[str, ApiHost]:
         return {each.id.casefold(): each for each in self.hosts}
+
+    @functools.cached_property
+    def _regional(self) -> tuple[ApiHost, ...]:
+        return tuple(each for each in self.hosts if "{region}" in each.id)
+
+    @functools.cached_property
+    def _operators(self) -> dict[str, Organisation]:
+        return {prefix: each for each in self.organisations for prefix in each.client_prefixes}
 
     @functools.cached_property
     def _negatives(self) -> dict[str, NegativeCase]:

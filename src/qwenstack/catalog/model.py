@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 from typing import Generic, TypeVar
 
 import msgspec
@@ -157,6 +158,8 @@ class Organisation(Record, frozen=True, kw_only=True):
     parent: str = ""
     hub_names: tuple[str, ...] = ()
     code_names: tuple[str, ...] = ()
+    client_prefixes: tuple[str, ...] = ()
+    """What client libraries write before a model's name to call this operator."""
     legal_entity: Fact[str]
     filings: tuple[str, ...] = ()
 
@@ -305,8 +308,14 @@ class ApiTerms(Record, frozen=True, kw_only=True):
     covers: str = ""
 
 
+_REGION = re.compile(r"[a-z]{2}(?:-[a-z]+){1,2}-?\d")
+
+
 class ApiHost(Record, frozen=True, kw_only=True):
-    """A host name that serves models. `id` is the host, or `*.suffix` for a family of them."""
+    """A host name that serves models. `id` is the host, or `*.suffix` for a family of them.
+
+    `{region}` in it stands for the region that the name tells.
+    """
 
     operator: str = ""
     """Id of an organisation; empty where it is not known or whoever runs it."""
@@ -318,6 +327,13 @@ class ApiHost(Record, frozen=True, kw_only=True):
     kind: str = "api"
     """`api`, `hub` (serves weights), `registry` (Ollama's), `site` (for people) or `local`."""
     serves: str = ""
+
+    def region_in(self, host: str) -> str:
+        """The region that `host` tells, if `id` says where it stands; else empty."""
+        before, placeholder, after = self.id.partition("{region}")
+        region = host.removeprefix(before).removesuffix(after)
+        fits = placeholder and host == f"{before}{region}{after}"
+        return region if fits and _REGION.fullmatch(region) else ""
 
 
 class Derivative(Record, frozen=True, kw_only=True):

@@ -170,7 +170,7 @@ def _places(folded: Bytes) -> npt.NDArray[np.int64]:
 
 def _odd_places(raw: Bytes) -> npt.NDArray[np.int64]:
     """Where a character stands that can make a name look like another, beside an ASCII letter."""
-    leads = np.flatnonzero(raw[:-_MARGIN] >= 0xC2)
+    leads: npt.NDArray[np.int64] = np.flatnonzero(raw[:-_MARGIN] >= 0xC2)
     if not len(leads):
         return leads
     pairs = raw[leads].astype(np.uint16)
@@ -179,7 +179,8 @@ def _odd_places(raw: Bytes) -> npt.NDArray[np.int64]:
     leads = leads[_ODD_PAIRS[pairs]]
     wide = (raw[leads] == 0xEF) & (raw[leads + 1] != 0xBB)
     beside = _WORD[raw[leads - 1]] | _WORD[raw[leads + 2]] | _WORD[raw[leads + 3]] | wide
-    return leads[beside]
+    found: npt.NDArray[np.int64] = leads[beside]
+    return found
 
 
 def _looks_alike(data: bytes) -> bool:

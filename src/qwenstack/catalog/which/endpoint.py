@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qwenstack.catalog.model import Status
-from qwenstack.catalog.which import operators
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.core.layers import Layer
@@ -48,19 +46,7 @@ def read(text: str, index: Index) -> Iterator[Reading]:
             # A chat for everyone is a service under terms, whoever's name is on it.
             layer=owner.layer if site and owner and not host.startswith("chat.") else Layer.STUDIO,
             host=record,
-        )
-    elif found := operators.of_host(host):
-        operator, region = found
-        yield Reading(
-            kind=Kind.API_URL,
-            sure=Sureness.EXACT if match["scheme"] or match["path"] else Sureness.LISTED,
-            why=f"a host of {operator.name}; which model runs is said by the request",
-            subject=host,
-            layer=Layer.STUDIO,
-            operator=operator.name,
-            region=region,
-            status=Status.REPORTED,
-            claims=(("operator", f"{operator.name} ({operators.SOURCE}, {operators.CHECKED})"),),
+            region=record.region_in(host),
         )
     elif _LOCAL.fullmatch(host) and (match["scheme"] or match["port"]):
         yield Reading(

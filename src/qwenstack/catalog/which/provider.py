@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qwenstack.catalog.model import ApiHost
-from qwenstack.catalog.which import hosted, hub, ollama, operators
+from qwenstack.catalog.which import hosted, hub, ollama
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import fold
@@ -51,8 +51,7 @@ def read(text: str, index: Index) -> Iterator[Reading]:
     for form, key in _FORMS:
         match = form.fullmatch(text)
         if match is not None:
-            operator = operators.BY_PREFIX[key]
-            yield served(match[1], operator.name)
+            yield served(match[1], _operator(key, index))
             return
     prefix, slash, rest = text.partition("/")
     if not slash or not rest:
@@ -63,13 +62,16 @@ def read(text: str, index: Index) -> Iterator[Reading]:
         yield from ollama.read(rest, index, certain=True)
     elif prefix in _OWN_SERVER and ("/" in rest or prefix != "openai"):
         yield from hub.read_id(rest, index)
-    elif prefix in operators.BY_PREFIX and _family(rest, index):
-        operator = operators.BY_PREFIX[prefix]
-        yield served(rest, operator.name)
+    elif (operator := _operator(prefix, index)) and _family(rest, index):
+        yield served(rest, operator)
     elif (slug := _SLUG.fullmatch(text)) and _family(slug[1], index):
-        operator = operators.BY_PREFIX["openrouter"]
-        reading = served(text, operator.name)
-        yield _weaker(reading)
+        yield _weaker(served(text, _operator("openrouter", index)))
+
+
+def _operator(prefix: str, index: Index) -> str:
+    """The operator that a client's prefix stands for; empty where it stands for none."""
+    found = index.catalogue.find_operator(prefix)
+    return found.name if found else ""
 
 
 def served(name: str, operator: str, host: ApiHost | None = None, region: str = "") -> Reading:

@@ -32,7 +32,9 @@ from qwenstack.hub.store.contents import (
     StoreError,
 )
 from qwenstack.hub.store.merkle import chunk_hash, file_hash, range_hash, to_text, xorb_hash
+from qwenstack.hub.store.packs import PackIndex, PackTable
 from qwenstack.hub.store.receiving import ArrivingXorb, receive_shard
+from qwenstack.hub.store.repacking import READERS_US
 from qwenstack.hub.store.shard import ShardError, ShardFile, ShardSegment, write_shard
 from qwenstack.hub.store.writing import STRETCH_CHUNKS_MIN
 from qwenstack.hub.store.xorb import XorbError, write_xorb
@@ -460,6 +462,184 @@ def test_what_was_put_wrong_leaves_no_pack(store: ContentStore, tmp_path: Path) 
         store.put(pieces(data), expect=Expected("0" * 64, len(data)))
     assert list((tmp_path / "packs").iterdir()) == []
     assert rows(store) == (0, 0, 0)
+
+
+# --- repacking ----------------------------------------------------------------------------------
+
+
+def mostly_dead(store: ContentStore, tmp_path: Path) -> tuple[list[bytes], list[Content], int]:
+    """Eight files in one pack, of which two are to live; and an instant after it all."""
+    files = [random_bytes(900_000, seed) for seed in range(8)]
+    stored = store.put_all(files)
+    assert len(pack_files(tmp_path)) == 1
+    return [files[1], files[5]], [stored[1], stored[5]], now_us() + 1
+
+
+@pytest.mark.parametrize("where", ["sqlite", "postgresql"])
+def test_a_pack_that_is_mostly_dead_gives_its_room_back_once_readers_are_done(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if where == "postgresql" else None
+    store = open_store(tmp_path, url)
+    data, living, later_us = mostly_dead(store, tmp_path)
+    live = [each.sha256 for each in living]
+    foretold = store.forecast(live, older_than_us=later_us)
+    assert rows(store) == (8, 8, 1)  # nothing was done
+    assert store.sweep(live, older_than_us=later_us) == foretold.swept
+    told = store.segments(live[1])
+    reading_on = store.open(live[1])
+    assert reading_on.read(10) == data[1][:10]
+    repacked = store.repack(older_than_us=later_us)
+    assert repacked == foretold.repacked
+    assert (repacked.packs, repacked.needed_bytes, repacked.bytes) == (1, 1_800_000, 7_200_000)
+    # Who was told of the old pack reads on, and who asks now is told of the new one.
+    assert reading_on.read() == data[1][10:]
+    (old,), (new,) = told, store.segments(live[1])
+    assert old.path != new.path
+    assert old.path.read_bytes()[old.offset : old.offset + old.bytes] == data[1]
+    assert new.path.read_bytes()[new.offset : new.offset + new.bytes] == data[1]
+    reading_on.close()
+    for content, original in zip(living, data, strict=True):
+        store.verify(content.sha256)
+        assert store.put([original]) == content
+    assert list(store.check()) == []
+    assert store.repack(older_than_us=later_us).packs == 0
+    assert store.sweep(live, older_than_us=later_us).packs == 0
+    gone = store.sweep(live, older_than_us=later_us + READERS_US + 1)
+    assert (gone.packs, gone.bytes) == (1, 7_200_000)
+    assert stored_bytes(store) == 1_800_000
+    assert [get(store, each) for each in living] == data
+    assert list(store.check()) == []
+    store.database.dispose()
+
+
+def test_a_pack_used_lately_or_mostly_needed_is_not_repacked(
+    store: ContentStore, tmp_path: Path
+) -> None:
+    _, living, later_us = mostly_dead(store, tmp_path)
+    store.sweep([each.sha256 for each in living], older_than_us=later_us)
+    assert store.repack(older_than_us=later_us - 120_000_000).packs == 0
+    other = store.put_all([random_bytes(400_000, 20), random_bytes(300_000, 21)])
+    store.sweep([living[0].sha256, other[0].sha256], older_than_us=now_us() + 1)
+    assert store.repack(older_than_us=now_us() + 1).needed_bytes == 900_000
+    assert get(store, other[0]) == random_bytes(400_000, 20)
+
+
+def test_an_upload_that_comes_to_use_a_pack_while_it_is_repacked_ends_whole(
+    store: ContentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, living, later_us = mostly_dead(store, tmp_path)
+    dead = random_bytes(900_000, 2)
+    store.sweep([each.sha256 for each in living], older_than_us=later_us)
+    copied = PackTable.register
+
+    def meanwhile(table: PackTable, index: PackIndex) -> PackIndex:
+        monkeypatch.setattr(PackTable, "register", copied)
+        with store.database.begin() as connection:
+            connection.execute(update(packs).values(used_us=1))
+        content = store.put([dead])  # its chunks are still in the old pack
+        assert rows(store)[2] == 1
+        assert get(store, content) == dead
+        return table.register(index)
+
+    monkeypatch.setattr(PackTable, "register", meanwhile)
+    assert store.repack(older_than_us=later_us).packs == 0
+    assert len(pack_files(tmp_path)) == 1
+    assert get(store, store.put([dead])) == dead
+    assert [get(store, each) for each in living] == data
+    assert list(store.check()) == []
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_whatever_lives_comes_through_repacking(store: ContentStore, data: st.DataObject) -> None:
+    blocks = [random_bytes(300_000, seed) for seed in range(6)]
+    shapes = st.lists(st.sampled_from(blocks), min_size=1, max_size=6).map(b"".join)
+    files = data.draw(st.lists(shapes, min_size=1, max_size=6))
+    stored = store.put_all(files)
+    keep = data.draw(st.sets(st.integers(0, len(files) - 1)))
+    live = [stored[each].sha256 for each in keep]
+    store.sweep(live, older_than_us=now_us() + 1)
+    store.repack(older_than_us=now_us() + 1)
+    store.sweep(live, older_than_us=now_us() + 2 * READERS_US)
+    for each in keep:
+        assert get(store, stored[each]) == files[each]
+        store.verify(stored[each].sha256)
+    assert list(store.check()) == []
+    assert stored_bytes(store) <= 2 * sum(len(files[each]) for each in keep)
+    store.sweep([], older_than_us=FUTURE_US)
+
+
+def test_a_damaged_pack_is_left_for_fsck_and_the_others_are_repacked(
+    store: ContentStore, tmp_path: Path
+) -> None:
+    _, living, _ = mostly_dead(store, tmp_path)
+    (bad,) = pack_files(tmp_path)
+    others = store.put_all([random_bytes(900_000, 30 + seed) for seed in range(3)])
+    live = [living[0].sha256, others[0].sha256]
+    store.sweep(live, older_than_us=now_us() + 1)
+    (segment,) = store.segments(living[0].sha256)
+    bad.chmod(0o600)
+    with bad.open("r+b") as file:
+        file.seek(segment.offset + 100)
+        file.write(b"damage")
+    assert store.repack(older_than_us=now_us() + 1).packs == 1
+    assert get(store, others[0]) == random_bytes(900_000, 30)
+    assert {fault.kind for fault in store.check()} == {"corrupt-pack"}
+    assert len(pack_files(tmp_path)) == 3
+
+
+REPACKER = """
+import sys, numpy
+from pathlib import Path
+from qwenstack.core.instants import now_us
+from qwenstack.hub.store.contents import ContentStore
+from qwenstack.hub.store.repacking import READERS_US
+from qwenstack.storage.database import open_database
+store = ContentStore(open_database(f"sqlite:///{sys.argv[1]}/hub.db"), Path(sys.argv[1]))
+kept = sys.argv[3:]
+print("ready", flush=True)
+for seed in range(int(sys.argv[2]), 10_000):
+    files = [numpy.random.default_rng(10 * seed + each).bytes(400_000) for each in range(5)]
+    kept.append(store.put_all(files)[seed % 5].sha256)
+    print(kept[-1], flush=True)
+    store.sweep(kept, older_than_us=now_us() + 1)
+    store.repack(older_than_us=now_us() + 1)
+    if seed % 3 == 0:
+        store.sweep(kept, older_than_us=now_us() + 2 * READERS_US)
+"""
+
+
+def test_kill_9_in_repacking_loses_nothing_that_lives(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    kept: list[str] = []
+    for turn in range(5):
+        child = subprocess.Popen(
+            [sys.executable, "-c", REPACKER, str(tmp_path), str(100 * turn), *kept],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.1 + 0.19 * turn)
+        child.send_signal(signal.SIGKILL)
+        kept += [
+            line.strip()
+            for line in child.stdout.read().splitlines(keepends=True)
+            if line[-1:] == "\n"
+        ]
+        child.wait()
+        assert [fault for fault in store.check() if not fault.harmless] == []
+        assert store.find_many(kept).keys() == set(kept)
+    assert len(kept) > 3
+    store.sweep(kept, older_than_us=now_us() + 1)
+    store.repack(older_than_us=now_us() + 1)
+    store.sweep(kept, older_than_us=FUTURE_US)
+    assert list(store.check()) == []
+    assert stored_bytes(store) == 400_000 * len(kept)
+    store.database.dispose()
 
 
 # --- trouble ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from rich.console import Console
@@ -27,7 +28,7 @@ from qwenstack.hub.registry.waiting import forget_removed
 from qwenstack.hub.safety.records import SafetyInspector
 from qwenstack.hub.store.bundle import export_bundle, fingerprint, import_bundle
 from qwenstack.hub.store.contents import ContentStore
-from qwenstack.hub.store.kinds import BundleError, Fault
+from qwenstack.hub.store.kinds import BundleError, Fault, Forecast
 from qwenstack.hub.store.objects import open_objects
 from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import open_database, reading
@@ -106,19 +107,27 @@ def _missing_contents(store: ContentStore) -> list[Fault]:
     show_default=True,
     help="Only what was not used since. Xet clients remember what they uploaded for 21 days.",
 )
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @database_option
 @objects_option
 @home_option
 @json_option
 def gc(
-    older_than: str, database: str | None, objects: str | None, home: Path | None, as_json: bool
+    older_than: str,
+    dry_run: bool,
+    database: str | None,
+    objects: str | None,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Remove bytes that no commit has and no upload needs.
 
-    Safe while the hub serves.
+    Packs of which at most half is needed are copied together; the old ones go at a later run, when
+    downloads that began before have ended. Safe while the hub serves.
 
     \b
     Examples:
+      qwenstack hub gc --dry-run
       qwenstack hub gc
       qwenstack hub gc --older-than 60d --json
     """
@@ -126,15 +135,31 @@ def gc(
     with _open_store(home, database, objects) as store:
         with reading(store.database) as connection:
             live = frozenset(live_contents(connection))
+        if dry_run:
+            _tell_gc(store.forecast(live, older_than_us=limit_us), as_json, dry_run=True)
+            return
         swept = store.sweep(live, older_than_us=limit_us)
+        with _bar("copying", as_json) as progress:
+            repacked = store.repack(older_than_us=limit_us, progress=progress)
         with store.database.begin() as connection:
             drop_unused_manifests(connection)
             forget_removed(connection)
+    _tell_gc(Forecast(swept, repacked), as_json, dry_run=False)
+
+
+def _tell_gc(found: Forecast, as_json: bool, *, dry_run: bool) -> None:
+    swept, repacked = found.swept, found.repacked
     if as_json:
-        print_json(swept)
-    else:
+        print_json({**msgspec.structs.asdict(swept), "repacked": repacked, "dry_run": dry_run})
+        return
+    removed, copied = ("would remove", "would copy") if dry_run else ("removed", "copied")
+    click.echo(
+        f"{removed} {swept.contents:,} contents and {swept.packs:,} packs: {swept.bytes:,} bytes"
+    )
+    if repacked.packs:
         click.echo(
-            f"removed {swept.contents:,} contents and {swept.packs:,} packs: {swept.bytes:,} bytes"
+            f"{copied} {repacked.needed_bytes:,} bytes out of {repacked.packs:,} packs that are "
+            f"mostly unneeded; their {repacked.bytes:,} bytes go at a run a day later or after"
         )
 
 

@@ -26,7 +26,9 @@ from qwenstack.hub.store.kinds import (
     Expected,
     Fault,
     FaultKind,
+    Forecast,
     Progress,
+    Repacked,
     Segment,
     StoreError,
     Swept,
@@ -42,8 +44,9 @@ from qwenstack.hub.store.reading import (
     read_layout,
     verify_layout,
 )
+from qwenstack.hub.store.repacking import repack
 from qwenstack.hub.store.rows import batches
-from qwenstack.hub.store.sweeping import sweep
+from qwenstack.hub.store.sweeping import forecast, sweep
 from qwenstack.hub.store.writing import Intake
 from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents
@@ -160,6 +163,22 @@ class ContentStore:
     def sweep(self, live: Iterable[str], *, older_than_us: int) -> Swept:
         """Remove what is not in `live` and has not been used since the instant `older_than_us`."""
         return sweep(self.database, self.objects, self.packs, live, older_than_us=older_than_us)
+
+    def forecast(self, live: Iterable[str], *, older_than_us: int) -> Forecast:
+        """What `sweep` and `repack` would do."""
+        return forecast(self.database, self.objects, live, older_than_us=older_than_us)
+
+    def repack(self, *, older_than_us: int, progress: Progress = untold) -> Repacked:
+        """Copy together what is needed of packs that are mostly not, and not used since
+        `older_than_us`; a sweep of the same grace removes them a day later.
+        """
+        return repack(
+            self.database,
+            self.objects,
+            self.packs,
+            older_than_us=older_than_us,
+            progress=progress,
+        )
 
     def check(self, progress: Progress = untold) -> Iterator[Fault]:
         """Read everything and tell what is wrong."""

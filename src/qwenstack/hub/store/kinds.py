@@ -44,6 +44,21 @@ class Swept(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Repacked(msgspec.Struct, frozen=True):
+    """What was copied together: so many packs, of which so many bytes are needed, of all."""
+
+    packs: int
+    needed_bytes: int
+    bytes: int
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """What a sweep would remove, and what a repack after it would copy together."""
+
+    swept: Swept
+    repacked: Repacked
+
+
 FaultKind = Literal[
     "missing-pack",
     "short-pack",

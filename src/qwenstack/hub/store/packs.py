@@ -143,19 +143,11 @@ class PackTable:
             # So far back that whoever uses it next, however soon, is noted: see `withdraw`.
             "used_us": now - _USE_INTERVAL_US - 1,
         }
-        # In one order, so that two uploads of the same chunks never wait for each other in a ring.
-        places = dict[bytes, int]()
-        for position, digest in enumerate(index.hashes):
-            places.setdefault(digest, position)
-        chunk_rows = [
-            {"hash": digest, "pack": index.hash, "position": places[digest]}
-            for digest in sorted(places)
-        ]
         there = update(packs).where(packs.c.hash == index.hash).values(used_us=now)
         for _ in range(_TRIES_MAX):
             with self._database.begin() as connection:
                 if insert_one(connection, packs, row):
-                    insert_new(connection, chunks, chunk_rows)
+                    add_chunks(connection, index)
                     break
                 if not connection.execute(there).rowcount:
                     continue  # swept between the two statements: now it is free to insert
@@ -263,6 +255,19 @@ class PackTable:
             self._known[index.hash] = index
             while len(self._known) > _INDEXES_KEPT:
                 del self._known[next(iter(self._known))]
+
+
+def add_chunks(connection: Connection, index: PackIndex) -> None:
+    """Let those of a pack's chunks be found in it that are found in none."""
+    places = dict[bytes, int]()
+    for position, digest in enumerate(index.hashes):
+        places.setdefault(digest, position)
+    # In one order, so that two uploads of the same chunks never wait for each other in a ring.
+    rows = [
+        {"hash": digest, "pack": index.hash, "position": places[digest]}
+        for digest in sorted(places)
+    ]
+    insert_new(connection, chunks, rows)
 
 
 def mark_used(connection: Connection, hashes: Sequence[str]) -> None:

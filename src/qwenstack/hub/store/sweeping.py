@@ -8,13 +8,14 @@ middle an object without a row is left, which the next sweep removes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import Engine, delete, exists, select
+from sqlalchemy import Connection, Engine, delete, exists, select
 
-from qwenstack.hub.store.kinds import Swept
-from qwenstack.hub.store.objects import Objects
+from qwenstack.hub.store.kinds import Forecast, Repacked, Swept
+from qwenstack.hub.store.objects import Listed, Objects
 from qwenstack.hub.store.packs import PackTable
+from qwenstack.hub.store.repacking import sparse_packs
 from qwenstack.hub.store.rows import batches
 from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents, packs, segments
@@ -39,21 +40,50 @@ def sweep(
     return Swept(removed_contents, removed_packs + orphans, freed + orphan_bytes)
 
 
+def forecast(
+    database: Engine, objects: Objects, live: Iterable[str], *, older_than_us: int
+) -> Forecast:
+    """What a sweep and a repack would do now. Raises OSError."""
+    dead = _dead_contents(database, frozenset(live), older_than_us)
+    with database.connect() as connection, connection.begin() as trial:
+        count = sum(
+            len(_remove_contents(connection, batch, older_than_us)) for batch in batches(dead)
+        )
+        unneeded = packs.c.used_us < older_than_us, ~exists().where(segments.c.pack == packs.c.hash)
+        sizes = list(connection.scalars(select(packs.c.bytes).where(*unneeded)))
+        sparse = list(sparse_packs(connection, older_than_us))
+        trial.rollback()
+    orphans = list(_orphans(database, objects, older_than_us))
+    return Forecast(
+        Swept(count, len(sizes) + len(orphans), sum(sizes) + sum(each.bytes for each in orphans)),
+        Repacked(len(sparse), sum(p.needed for p in sparse), sum(p.bytes for p in sparse)),
+    )
+
+
 def _sweep_contents(database: Engine, live: frozenset[str], older_than_us: int) -> int:
+    count = 0
+    for batch in batches(_dead_contents(database, live, older_than_us)):
+        with database.begin() as connection:
+            count += len(_remove_contents(connection, batch, older_than_us))
+    return count
+
+
+def _dead_contents(database: Engine, live: frozenset[str], older_than_us: int) -> list[str]:
     with reading(database) as connection:
         query = select(contents.c.sha256).where(contents.c.used_us < older_than_us)
-        dead = sorted(set(connection.scalars(query)) - live)
-    count = 0
-    for batch in batches(dead):
-        unused = (contents.c.sha256.in_(batch), contents.c.used_us < older_than_us)
-        with database.begin() as connection:
-            # The rows are locked first, so that their use cannot be noted in between.
-            still = connection.scalars(select(contents.c.sha256).where(*unused).with_for_update())
-            doomed = list(still)
-            connection.execute(delete(segments).where(segments.c.sha256.in_(doomed)))
-            connection.execute(delete(contents).where(contents.c.sha256.in_(doomed)))
-            count += len(doomed)
-    return count
+        return sorted(set(connection.scalars(query)) - live)
+
+
+def _remove_contents(
+    connection: Connection, dead: Sequence[str], older_than_us: int
+) -> Sequence[str]:
+    """Remove those that were not used meanwhile; which those were."""
+    unused = (contents.c.sha256.in_(dead), contents.c.used_us < older_than_us)
+    # The rows are locked first, so that their use cannot be noted in between.
+    doomed = connection.scalars(select(contents.c.sha256).where(*unused).with_for_update()).all()
+    connection.execute(delete(segments).where(segments.c.sha256.in_(doomed)))
+    connection.execute(delete(contents).where(contents.c.sha256.in_(doomed)))
+    return doomed
 
 
 def _sweep_packs(database: Engine, table: PackTable, older_than_us: int) -> tuple[int, int]:
@@ -66,17 +96,20 @@ def _sweep_packs(database: Engine, table: PackTable, older_than_us: int) -> tupl
 
 
 def _sweep_orphans(database: Engine, objects: Objects, older_than_us: int) -> tuple[int, int]:
-    # An object's row follows it at once, so an old object without one will never get it.
-    old = [each for each in objects.list() if each.modified_us < older_than_us]
     count = freed = 0
+    for each in _orphans(database, objects, older_than_us):
+        objects.delete(each.name)
+        count += 1
+        freed += each.bytes
+    return count, freed
+
+
+def _orphans(database: Engine, objects: Objects, older_than_us: int) -> Iterator[Listed]:
+    """Objects that no pack has, and none will: an object's row follows it at once."""
+    old = [each for each in objects.list() if each.modified_us < older_than_us]
     for batch in batches(old):
         names = [each.name for each in batch]
         with reading(database) as connection:
             query = select(packs.c.object).where(packs.c.object.in_(names))
             known = set(connection.scalars(query))
-        for each in batch:
-            if each.name not in known:
-                objects.delete(each.name)
-                count += 1
-                freed += each.bytes
-    return count, freed
+        yield from (each for each in batch if each.name not in known)

@@ -54,6 +54,17 @@ def refused(**fields: Any) -> Refusal:
     return caught.value
 
 
+@pytest.mark.parametrize("kind", ["any", "tool"])
+def test_thinking_and_a_forced_tool_are_refused_together_as_the_vendor_does(kind: str) -> None:
+    tools = [{"name": "f", "input_schema": {"type": "object"}}]
+    choice = {"type": kind, **({"name": "f"} if kind == "tool" else {})}
+    for thinking in ({"type": "adaptive"}, {"type": "enabled", "budget_tokens": 1024}):
+        fields = {"tools": tools, "thinking": thinking, "max_tokens": 2000}
+        assert "forces tool use" in refused(tool_choice=choice, **fields).message
+        assert read(tool_choice={"type": "auto"}, **fields).thinking
+    read(tools=tools, tool_choice=choice, thinking={"type": "disabled"})
+
+
 def test_the_smallest_request() -> None:
     call = SURFACE.parse(body(), {})
     assert call.request == GenerationRequest(

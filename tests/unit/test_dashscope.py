@@ -55,11 +55,18 @@ def refused(parse: Any, data: bytes, headers: dict[bytes, bytes] | None = None) 
     return caught.value
 
 
+def test_one_tool_call_comes_at_most_unless_several_are_asked_for() -> None:
+    assert read().parallel_tool_calls is False
+    assert read(parallel_tool_calls=True).parallel_tool_calls is True
+
+
 def test_the_smallest_request() -> None:
     call = TEXT.parse(b'{"model":"m","input":{"prompt":"Hi"}}', {})
     assert call.stream is False
     assert call.request == GenerationRequest(
-        model="m", messages=(Message(role="user", content=(TextPart("Hi"),)),)
+        model="m",
+        messages=(Message(role="user", content=(TextPart("Hi"),)),),
+        parallel_tool_calls=False,
     )
 
 

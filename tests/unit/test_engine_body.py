@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwenstack.core.generation import (
@@ -20,6 +21,7 @@ from qwenstack.core.generation import (
     ToolCall,
     ToolChoice,
 )
+from qwenstack.engines.interface import EngineRejected
 from qwenstack.engines.openai_body import (
     Dialect,
     Wording,
@@ -280,3 +282,24 @@ def test_routes_beside_the_versioned_ones_are_found() -> None:
     server = OpenAIServer(base_url="https://h/compatible-mode/v1/", region="r")
     assert str(server.url("/chat/completions")) == "https://h/compatible-mode/v1/chat/completions"
     assert str(server.root_url("/health")) == "https://h/compatible-mode/health"
+
+
+def test_model_studio_is_told_that_several_calls_may_come_since_it_makes_one_unasked() -> None:
+    request = msgspec.structs.replace(CHAT, tools=(Tool("now"),))
+    assert asked(request, "model_studio")["parallel_tool_calls"] is True
+    assert "parallel_tool_calls" not in asked(request, "vllm")
+    one = msgspec.structs.replace(request, parallel_tool_calls=False)
+    assert asked(one, "model_studio")["parallel_tool_calls"] is False
+
+
+@pytest.mark.parametrize("sampling", [Sampling(logit_bias=((1, 5.0),)), Sampling(min_p=0.1)])
+def test_what_model_studio_would_pass_over_in_silence_is_refused(sampling: Sampling) -> None:
+    with pytest.raises(EngineRejected, match="is not had by Model Studio"):
+        asked(msgspec.structs.replace(CHAT, sampling=sampling), "model_studio")
+
+
+def test_llama_server_is_asked_which_stop_text_it_met() -> None:
+    request = msgspec.structs.replace(CHAT, stop=("a",))
+    assert asked(request, "llama_server")["verbose"] is True
+    assert "verbose" not in asked(CHAT, "llama_server")
+    assert "verbose" not in asked(request, "vllm")

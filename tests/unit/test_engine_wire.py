@@ -149,6 +149,27 @@ def test_a_tool_call_comes_in_pieces() -> None:
     assert choice.finish is FinishReason.TOOL_CALLS
 
 
+def test_of_several_tool_calls_only_the_first_is_taken_where_one_was_asked_for() -> None:
+    def call(position: int, **function: str) -> dict[str, Any]:
+        return {"index": position, "id": f"c{position}", "function": function}
+
+    payloads = [
+        chunk(tool_calls=[call(0, name="f", arguments='{"a"')]),
+        chunk(tool_calls=[call(0, arguments=":1}"), call(1, name="g", arguments="{}")]),
+        chunk(tool_calls=[call(1, arguments="")], finish="tool_calls"),
+        usage_chunk(),
+        DONE,
+    ]
+    for one_call, names in ((True, ["f"]), (False, ["f", "g"])):
+        builder = CompletionBuilder()
+        step = StreamDecoder(one_call=one_call).step(payloads)
+        assert step is not None
+        builder.add(step)
+        calls = builder.build().choices[0].tool_calls
+        assert [each.name for each in calls] == names
+        assert calls[0].arguments == '{"a":1}'
+
+
 def test_chat_logprobs_are_read_with_bytes_and_alternatives() -> None:
     entry = {
         "token": "é",

@@ -57,6 +57,18 @@ def refused(**fields: Any) -> Refusal:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [{str(key): "v" for key in range(17)}, {"k" * 65: "v"}, {"k": "v" * 513}],
+)
+def test_metadata_beyond_openais_bounds_is_refused(metadata: dict[str, str]) -> None:
+    assert refused(metadata=metadata).param == "metadata"
+
+
+def test_a_service_tier_that_there_is_nowhere_is_refused() -> None:
+    assert refused(service_tier="express").param == "service_tier"
+
+
 def messages(*wire: dict[str, Any]) -> tuple[Message, ...]:
     return parse(messages=list(wire)).messages
 

@@ -209,6 +209,10 @@ def encode_generation(
         body.verbose = True if request.stop else None
     else:
         body.repetition_penalty = sampling.repetition_penalty
+    if wording.dialect == "model_studio" and (sampling.logit_bias or sampling.min_p):
+        # It documents neither, and passes over what it does not know.
+        field = "logit_bias" if sampling.logit_bias else "min_p"
+        raise EngineRejected(f"{field} is not had by Model Studio; leave it out")
     if sampling.logit_bias:
         body.logit_bias = {str(token): bias for token, bias in sampling.logit_bias}
     if stream:
@@ -278,6 +282,8 @@ def _add_chat(body: _Generation, request: GenerationRequest, dialect: Dialect) -
         body.tool_choice = _tool_choice(request.tool_choice)
         if not request.parallel_tool_calls:
             body.parallel_tool_calls = False
+        elif dialect == "model_studio":
+            body.parallel_tool_calls = True  # where nothing is said, it makes one call at most
     form = request.response_format
     if form.type == "json_schema":
         schema = _Schema(form.name or "answer", form.schema or {}, form.strict)

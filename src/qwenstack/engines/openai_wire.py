@@ -172,7 +172,8 @@ class StreamDecoder:
 
     The first is empty where the first events say that an answer begins, and nothing of it.
     `choices` is the number of alternatives that was asked for; `hide` are strings that no error
-    may repeat (the upstream's key). Feed the payloads of each network
+    may repeat (the upstream's key). `one_call`: of several tool calls of a choice only the first is
+    taken, since not every server keeps to `parallel_tool_calls`. Feed the payloads of each network
     read to `step`; when the stream ends, `end` says whether it ended whole. `done` is set once the
     final step has been returned.
     """
@@ -183,6 +184,7 @@ class StreamDecoder:
         "_ended",
         "_exact",
         "_finished",
+        "_first_calls",
         "_hide",
         "_opened",
         "_running",
@@ -191,9 +193,12 @@ class StreamDecoder:
         "done",
     )
 
-    def __init__(self, choices: int = 1, *, hide: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, choices: int = 1, *, hide: tuple[str, ...] = (), one_call: bool = False
+    ) -> None:
         self._choices = choices
         self._hide = hide
+        self._first_calls: dict[int, int] | None = {} if one_call else None
         self._finished: set[int] = set()
         self._called: set[int] = set()
         self._usage: TokenUsage | None = None
@@ -300,6 +305,9 @@ class StreamDecoder:
                 self._called.add(index)
         else:
             text, reasoning, calls = choice.text, "", ()
+        if calls and self._first_calls is not None:
+            first = self._first_calls.setdefault(index, calls[0].position)
+            calls = tuple(call for call in calls if call.position == first)
         logprobs = () if choice.logprobs is None else _logprobs(choice.logprobs)
         finish = None if not reason else self._finish(index, reason)
         if text or reasoning or calls or logprobs or finish is not None:
@@ -365,12 +373,12 @@ class StreamDecoder:
         return error_for(status, detail, hide=self._hide)
 
 
-def decode_completion(body: bytes, choices: int = 1) -> Step:
+def decode_completion(body: bytes, choices: int = 1, *, one_call: bool = False) -> Step:
     """A whole (not streamed) chat or text completion, as the one final step.
 
     Raises EngineProtocolError for garbage, a missing choice, finish reason or usage.
     """
-    decoder = StreamDecoder(choices)
+    decoder = StreamDecoder(choices, one_call=one_call)
     step = decoder.step([body, DONE])
     assert step is not None  # `step` returns a final step or raises where DONE is given
     return step

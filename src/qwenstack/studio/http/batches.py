@@ -19,13 +19,13 @@ from qwenstack.studio.http.multipart import read_form
 from qwenstack.studio.http.query import read_limit, read_query
 from qwenstack.studio.surfaces.interface import Reply
 from qwenstack.studio.surfaces.json_body import decode
+from qwenstack.studio.surfaces.openai_fields import check_metadata
 from qwenstack.studio.tenancy import Workspace
 from qwenstack.studio.tenants import Tenants
 
 FILE_BYTES_MAX = 512 * 1024 * 1024
 _BODY_BYTES_MAX = 64 * 1024
 _HOUR_S = 3600
-_METADATA_MAX = 16
 _WINDOWS = {"24h": 24 * _HOUR_S, "7d": 7 * 24 * _HOUR_S, "14d": 14 * 24 * _HOUR_S}
 
 
@@ -212,14 +212,7 @@ class BatchRoutes:
                 f"{', '.join(_WINDOWS)}.",
                 "completion_window",
             )
-        if wire.metadata is not None and (
-            len(wire.metadata) > _METADATA_MAX
-            or any(len(key) > 64 or len(value) > 512 for key, value in wire.metadata.items())
-        ):
-            raise invalid(
-                f"'metadata' may have {_METADATA_MAX} pairs of at most 64 and 512 characters.",
-                "metadata",
-            )
+        check_metadata(wire.metadata)
 
         def act(connection: Connection) -> records.Batch:
             records.find_file(connection, caller.workspace.id, wire.input_file_id)

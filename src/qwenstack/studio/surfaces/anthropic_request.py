@@ -240,6 +240,8 @@ def _read_prompt(wire: PromptFields) -> GenerationRequest:
         markers.count(wire.cache_control)
         messages = mark_last(messages)
     thinking, budget = _read_thinking(wire.thinking)
+    if thinking and choice.mode in ("required", "named"):
+        raise invalid("Thinking may not be enabled when tool_choice forces tool use.", "thinking")
     return GenerationRequest(
         model=check_model(wire.model),
         messages=messages,

@@ -194,7 +194,8 @@ def _read(wire: DashScopeRequest) -> GenerationRequest:
         stop=stop_strings(parameters.stop),
         tools=tools,
         tool_choice=choice,
-        parallel_tool_calls=parameters.parallel_tool_calls is not False,
+        # Other than with OpenAI: where nothing is said, one call at most.
+        parallel_tool_calls=bool(parameters.parallel_tool_calls),
         response_format=format_of(
             form.type if form else "text",
             form.json_schema if form else None,

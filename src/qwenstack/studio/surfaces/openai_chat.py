@@ -31,8 +31,10 @@ from qwenstack.studio.surfaces.openai_fields import (
     PenaltyFields,
     RefusedFields,
     SchemaFields,
+    ServiceTier,
     Verbosity,
     allowed_tools,
+    check_metadata,
     check_model,
     check_positive,
     check_stream_options,
@@ -124,7 +126,7 @@ class ChatRequest(PenaltyFields, frozen=True, kw_only=True, forbid_unknown_field
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
-    service_tier: str | None = None
+    service_tier: ServiceTier | None = None
     # Refused unless null, false or empty.
     audio: object = None
     function_call: object = None
@@ -263,6 +265,7 @@ def _check_shape(wire: ChatRequest, stream: bool) -> None:
             "Unsupported value for 'incremental_output': false. This route streams increments.",
         )
     check_verbosity(wire.verbosity, "verbosity")
+    check_metadata(wire.metadata)
 
 
 def _read_max_tokens(wire: ChatRequest) -> int | None:

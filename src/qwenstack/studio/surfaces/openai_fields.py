@@ -24,6 +24,7 @@ LOGIT_BIAS_MAX = 1024
 TOOLS_MAX = 128
 MODEL_CHARACTERS_MAX = 256
 INTEGER_MAX = 2**63 - 1
+METADATA_MAX = 16
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_SAMPLING = Sampling()
@@ -32,6 +33,7 @@ _JSON_FORMAT = ResponseFormat("json_object")
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,6 +210,18 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
         if not 0 < len(text) <= STOP_CHARACTERS_MAX:
             raise out_of_range("stop", text, f"of 1 to {STOP_CHARACTERS_MAX} characters each")
     return stops
+
+
+def check_metadata(metadata: dict[str, str] | None) -> None:
+    """`metadata` is as large as OpenAI lets it be."""
+    if metadata is not None and (
+        len(metadata) > METADATA_MAX
+        or any(len(key) > 64 or len(value) > 512 for key, value in metadata.items())
+    ):
+        raise invalid(
+            f"'metadata' may have {METADATA_MAX} pairs of at most 64 and 512 characters.",
+            "metadata",
+        )
 
 
 def check_stream_options(options: StreamOptions | None, stream: bool) -> bool:

@@ -27,9 +27,11 @@ from qwenstack.studio.surfaces.openai_fields import (
     FunctionFields,
     RefusedFields,
     SchemaFields,
+    ServiceTier,
     SharedFields,
     Verbosity,
     allowed_tools,
+    check_metadata,
     check_model,
     check_positive,
     check_tools,
@@ -61,6 +63,17 @@ from qwenstack.studio.surfaces.openai_responses_stream import ResponsesStream
 
 TOP_LOGPROBS_MAX = 20
 _INCLUDE_LOGPROBS = "message.output_text.logprobs"
+
+Includable = Literal[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
 
 
 class ToolFields(msgspec.Struct, frozen=True):
@@ -138,7 +151,7 @@ class ResponseRequest(
     parallel_tool_calls: bool | None = None
     text: TextFields | None = None
     reasoning: ReasoningFields | None = None
-    include: list[str] | None = None
+    include: list[Includable] | None = None
     top_logprobs: int | None = None
     stream_options: ResponseStreamOptions | None = None
     truncation: str | None = None
@@ -149,7 +162,7 @@ class ResponseRequest(
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
-    service_tier: str | None = None
+    service_tier: ServiceTier | None = None
     store: bool | None = None
     # Refused unless null, false or empty.
     access_programs: object = None
@@ -279,6 +292,7 @@ def _check_shape(wire: ResponseRequest) -> None:
             "'standard' is offered.",
         )
     check_positive("max_tool_calls", wire.max_tool_calls)
+    check_metadata(wire.metadata)
 
 
 def _read_logprobs(wire: ResponseRequest) -> int | None:

@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
-import aiohttp
-
 from qwenstack.core.generation import Step
+from qwenstack.engines.http_pool import CannotConnect
 from qwenstack.engines.interface import EngineUnavailable
 
 _DYING_S_MAX: Final = 10.0
@@ -38,7 +37,7 @@ async def once_more(generate: Callable[[], AsyncGenerator[Step, None]]) -> Async
             return
         except EngineUnavailable as error:
             now = time.monotonic()
-            refused = isinstance(error.__cause__, aiohttp.ClientConnectorError)
+            refused = isinstance(error.__cause__, CannotConnect)
             if began or now - first > _DYING_S_MAX:
                 raise
             if not refused and (resent or now - sent > _AT_ONCE_S):

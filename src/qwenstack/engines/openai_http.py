@@ -11,12 +11,13 @@ import math
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
 from yarl import URL
 
 from qwenstack.core.generation import EmbeddingRequest, EmbeddingResult, GenerationRequest, Step
 from qwenstack.core.trace_context import TraceContext
+from qwenstack.engines.http_connection import ConnectionLost, HttpConnection, NotHttp
+from qwenstack.engines.http_pool import CannotConnect, HttpPool, NoConnectionInTime
 from qwenstack.engines.interface import (
     Capabilities,
     EngineError,
@@ -35,19 +36,12 @@ from qwenstack.engines.openai_body import (
 from qwenstack.engines.openai_errors import decode_error
 from qwenstack.engines.openai_settings import OpenAIServer
 from qwenstack.engines.openai_wire import StreamDecoder, decode_completion, decode_embeddings
-from qwenstack.engines.pooled_connector import PooledConnector
 from qwenstack.engines.sse import EventSplitter
 
 _ERROR_BODY_BYTES_MAX = 64 * 1024
 _DRAIN_S = 1.0
 _COUNTS_AT_ONCE = 16
 _VERSION_ROUTES = {"vllm": "/version", "sglang": "/get_server_info"}
-_LOST = (aiohttp.ClientError, OSError)
-_STALE = (
-    aiohttp.ServerDisconnectedError,
-    aiohttp.ClientOSError,
-    aiohttp.ClientConnectionResetError,
-)
 
 
 class _Model(msgspec.Struct):
@@ -122,18 +116,22 @@ class _Exchange:
     answer's last event is here, though not yet the end of its body.
     """
 
-    __slots__ = ("limit_s", "response", "started", "waiting_since", "whole")
+    __slots__ = ("connection", "limit_s", "started", "waiting_since", "whole")
 
-    def __init__(self, response: aiohttp.ClientResponse, started: float, limit_s: float) -> None:
-        self.response = response
+    def __init__(self, connection: HttpConnection, started: float, limit_s: float) -> None:
+        self.connection = connection
         self.started = started
         self.limit_s = limit_s
-        self.waiting_since = math.inf
+        self.waiting_since = started
         self.whole = False
 
 
 class _Closed(Exception):
     """The engine was closed under a read."""
+
+
+class _Silent(Exception):
+    """A read has waited for too long."""
 
 
 class OpenAIEngine:
@@ -149,9 +147,9 @@ class OpenAIEngine:
         self._chat_url = server.url("/chat/completions")
         self._text_url = server.url("/completions")
         self._hidden = () if server.api_key is None else (server.api_key,)
-        self._session: aiohttp.ClientSession | None = None
+        self._head = _request_head(self._chat_url, server.headers())
+        self._pool: HttpPool | None = None
         self._exchanges: set[_Exchange] = set()
-        self._drains: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         shortest = min(server.first_byte_s, server.idle_s, server.total_s)
         self._sweep_s = min(1.0, shortest / 4)
@@ -181,15 +179,16 @@ class OpenAIEngine:
             wording = msgspec.structs.replace(wording, extra=extra)
         body = encode_generation(request, wording)
         exchange = await self._open(url, body, trace=request.trace)
-        response = exchange.response
+        connection = exchange.connection
+        one_call = not request.parallel_tool_calls
         try:
-            if response.status != 200:
+            if connection.status != 200:
                 raise await self._refusal(exchange)
-            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            if not connection.content_type.startswith("text/event-stream"):
                 body = await self._body(exchange, self._server.max_body_bytes)
-                yield decode_completion(body, request.n)
+                yield decode_completion(body, request.n, one_call=one_call)
                 return
-            decoder = StreamDecoder(request.n, hide=self._hidden)
+            decoder = StreamDecoder(request.n, hide=self._hidden, one_call=one_call)
             splitter = EventSplitter(self._server.max_event_bytes)
             while not decoder.done:
                 read = await self._read(exchange, decoder.began)
@@ -269,8 +268,8 @@ class OpenAIEngine:
 
         Waits up to `start_wait_s` for a server that is still loading. Raises EngineUnavailable.
         """
-        if self._session is None:
-            self._session = self._make_session()
+        if self._pool is None:
+            self._pool = self._make_pool()
         deadline = asyncio.get_running_loop().time() + self._server.start_wait_s
         while True:
             try:
@@ -296,37 +295,25 @@ class OpenAIEngine:
 
     async def close(self) -> None:
         """Close every connection; running generations end with EngineUnavailable."""
-        session, self._session = self._session, None
-        if session is None:
+        pool, self._pool = self._pool, None
+        if pool is None:
             return
         for exchange in self._exchanges:
-            exchange.response.content.set_exception(_Closed())
-        for drain in self._drains:
-            drain.cancel()
+            exchange.connection.fail(_Closed())
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        await session.close()
+        pool.close()
 
-    def _make_session(self) -> aiohttp.ClientSession:
+    def _make_pool(self) -> HttpPool:
         server = self._server
-        return aiohttp.ClientSession(
-            connector=PooledConnector(
-                limit=server.max_connections,
-                keepalive_timeout=server.keepalive_s,
-                force_close=server.keepalive_s is None,
-            ),
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                connect=server.pool_wait_s + server.connect_s,
-                sock_connect=server.connect_s,
-                sock_read=server.first_byte_s,
-            ),
-            headers=server.headers(),
-            skip_auto_headers=("User-Agent",),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=server.read_buffer_bytes,
+        return HttpPool(
+            self._chat_url,
+            connections_max=server.max_connections,
+            keepalive_s=server.keepalive_s,
+            connect_s=server.connect_s,
+            wait_s=server.pool_wait_s,
+            buffer_bytes=server.read_buffer_bytes,
         )
 
     async def _introduce(self) -> None:
@@ -363,64 +350,84 @@ class OpenAIEngine:
         method: str = "POST",
         trace: TraceContext | None = None,
     ) -> _Exchange:
-        """Send a request and wait for the answer's headers."""
-        server = self._server
-        stale_possible = server.keepalive_s is not None
+        """Send a request and wait for the answer's head."""
+        request = self._request(url, body, method, trace)
+        fresh = False
         while True:
-            session = self._session
-            if session is None:
-                raise EngineUnavailable(f"{server.name} is not started")
+            exchange = await self._begin(fresh=fresh)
+            connection = exchange.connection
             try:
-                response = await session.request(
-                    method,
-                    url,
-                    data=body,
-                    allow_redirects=False,
-                    headers=None if trace is None else trace.headers(),
-                )
-                break
-            except aiohttp.ConnectionTimeoutError as error:
-                raise EngineUnavailable(f"{server.name} gave no connection in time") from error
-            except aiohttp.ServerTimeoutError as error:
-                raise EngineTimeout(
-                    f"{server.name} sent no answer within {server.first_byte_s:g} s"
-                ) from error
-            except aiohttp.ClientConnectorError as error:
-                raise EngineUnavailable(f"{server.name} cannot be reached") from error
-            except _STALE as error:
+                connection.send(request)
+                await connection.head()
+            except ConnectionLost as error:
+                self._finish(exchange)
                 # The server may close a pooled connection at the moment it is taken for reuse. One
                 # more attempt tells that apart from a server that is really gone.
-                if not stale_possible:
-                    raise EngineUnavailable(f"{server.name} closed the connection") from error
-                stale_possible = False
-            except aiohttp.ClientResponseError:
-                # The original holds the request's headers, and so the key: it is not chained.
-                raise EngineProtocolError(f"{server.name} sent what is not HTTP") from None
-            except _LOST as error:
-                raise EngineUnavailable(f"the request to {server.name} failed") from error
+                if error.answered or not connection.reused:
+                    raise EngineUnavailable(f"{self._server.name} closed the connection") from error
+                fresh = True
+            except NotHttp:
+                self._finish(exchange)
+                # Its words may quote what the server sent.
+                raise EngineProtocolError(f"{self._server.name} sent what is not HTTP") from None
+            except _Silent as error:
+                self._finish(exchange)
+                raise EngineTimeout(
+                    f"{self._server.name} sent no answer within {self._server.first_byte_s:g} s"
+                ) from error
+            except _Closed as error:
+                self._finish(exchange)
+                raise EngineUnavailable(f"{self._server.name} was closed") from error
+            except BaseException:
+                self._finish(exchange)
+                raise
+            else:
+                exchange.waiting_since = math.inf
+                return exchange
+
+    async def _begin(self, *, fresh: bool) -> _Exchange:
+        """A connection for a request that is watched from now on."""
+        server, pool = self._server, self._pool
+        if pool is None:
+            raise EngineUnavailable(f"{server.name} is not started")
+        try:
+            connection = await pool.take(fresh=fresh)
+        except NoConnectionInTime as error:
+            raise EngineUnavailable(f"{server.name} gave no connection in time") from error
+        except CannotConnect as error:
+            raise EngineUnavailable(f"{server.name} cannot be reached") from error
         loop = asyncio.get_running_loop()
-        exchange = _Exchange(response, loop.time(), server.first_byte_s)
-        connection = response.connection
-        if connection is not None and connection.protocol is not None:
-            # From here on the sweep watches: that saves a timer for every read.
-            connection.protocol.read_timeout = None
+        exchange = _Exchange(connection, loop.time(), server.first_byte_s)
         self._exchanges.add(exchange)
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._sweep_s, self._sweep)
         return exchange
 
+    def _request(
+        self, url: URL, body: bytes | None, method: str, trace: TraceContext | None
+    ) -> bytes:
+        traced = "" if trace is None else _lines(trace.headers())
+        return b"%b %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (
+            method.encode(),
+            url.raw_path_qs.encode(),
+            self._head,
+            traced.encode(),
+            len(body or b""),
+            body or b"",
+        )
+
     async def _read(self, exchange: _Exchange, began: bool = False) -> bytes:
         """All bytes that have come, at least one; empty at the clean end of the body."""
         exchange.waiting_since = asyncio.get_running_loop().time()
         try:
-            read = await exchange.response.content.readany()
-        except aiohttp.ServerTimeoutError as error:
+            read = await exchange.connection.read()
+        except _Silent as error:
             raise EngineTimeout(
                 f"{self._server.name} fell silent for {exchange.limit_s:g} s"
             ) from error
         except _Closed as error:
             raise EngineUnavailable(f"{self._server.name} was closed") from error
-        except _LOST as error:
+        except (ConnectionLost, NotHttp) as error:
             message = f"{self._server.name} broke its answer off"
             if began:
                 raise EngineProtocolError(message) from error
@@ -448,13 +455,13 @@ class OpenAIEngine:
             body = await self._body(exchange, _ERROR_BODY_BYTES_MAX)
         except EngineError:
             body = b""  # the status alone says enough
-        return decode_error(exchange.response.status, body, hide=self._hidden)
+        return decode_error(exchange.connection.status, body, hide=self._hidden)
 
     async def _call(self, url: URL, body: bytes, *, trace: TraceContext | None = None) -> bytes:
         """Exchange whole bodies."""
         exchange = await self._open(url, body, trace=trace)
         try:
-            if exchange.response.status != 200:
+            if exchange.connection.status != 200:
                 raise await self._refusal(exchange)
             return await self._body(exchange, self._server.max_body_bytes)
         finally:
@@ -466,7 +473,7 @@ class OpenAIEngine:
             async with asyncio.timeout(self._server.probe_s):
                 exchange = await self._open(url, None, "GET")
                 try:
-                    status = exchange.response.status
+                    status = exchange.connection.status
                     if status in (404, 405, 501):
                         return None
                     if status != 200:
@@ -489,25 +496,19 @@ class OpenAIEngine:
         caller does not wait for it.
         """
         self._exchanges.discard(exchange)
-        if exchange.response.content.is_eof():
-            return
-        if not exchange.whole or self._session is None:
-            exchange.response.close()
-            return
-        drain = asyncio.get_running_loop().create_task(self._drain(exchange.response))
-        self._drains.add(drain)
-        drain.add_done_callback(self._drains.discard)
+        connection, pool = exchange.connection, self._pool
+        if pool is None:
+            connection.abort()
+        elif connection.complete or not exchange.whole:
+            pool.give_back(connection)
+        else:
+            late = asyncio.get_running_loop().call_later(_DRAIN_S, connection.abort)
 
-    async def _drain(self, response: aiohttp.ClientResponse) -> None:
-        """Wait a moment for the end of the body; close where it does not come or brings more."""
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                await response.content.readany()
-        except (TimeoutError, *_LOST):
-            pass
-        finally:
-            if not response.content.is_eof():
-                response.close()
+            def ended() -> None:
+                late.cancel()
+                pool.give_back(connection)
+
+            connection.when_ended(ended)
 
     def _sweep(self) -> None:
         """End the reads that have waited too long, all in one timer."""
@@ -518,5 +519,14 @@ class OpenAIEngine:
             if silent or (
                 now - exchange.started > self._server.total_s and exchange.waiting_since < now
             ):
-                exchange.response.content.set_exception(aiohttp.SocketTimeoutError())
+                exchange.connection.fail(_Silent())
         self._sweeper = loop.call_later(self._sweep_s, self._sweep) if self._exchanges else None
+
+
+def _request_head(url: URL, headers: dict[str, str]) -> bytes:
+    """The lines of a request's head that are the same for every request to a server."""
+    return _lines({"Host": url.host_port_subcomponent or "", **headers}).encode("latin-1")
+
+
+def _lines(headers: dict[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -245,6 +245,17 @@ class Clients:
             for _ in range(tenant.clients)
         ]
 
+    async def served(self, answers: int) -> None:
+        """Wait until so many more have come whole; raises TimeoutError where nothing is served."""
+        enough = self.whole() + answers
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while self.whole() < enough:  # they are counted line by line
+                await asyncio.sleep(0.02)
+
+    def whole(self) -> int:
+        """How many have come whole."""
+        return sum(mine.whole for mine in self.seen.values())
+
     async def finish(self) -> None:
         """Let each end its request."""
         self._stop.set()
@@ -309,8 +320,8 @@ async def run(
     upstream = Upstream()
     await upstream.start()
     settings = Settings(database=DatabaseSettings(url=database_url))
-    # What its money covers runs out on the way: some fifteen requests a kill.
-    tenants = [FREE, Tenant(name="poor", clients=2, money_micro=30 * kills)]
+    # What its money covers runs out on the way: some five requests a kill.
+    tenants = [FREE, Tenant(name="poor", clients=2, money_micro=8 * kills)]
     if admission_url:
         tenants += [HURRIED, NARROW]
     keys = [(each, make_tenant(settings, home, each)) for each in tenants]
@@ -320,8 +331,10 @@ async def run(
     clients = Clients(f"{server.url}/chat/completions", keys)
     try:
         for number in range(kills):
-            # Of several workers one comes back while the others serve: that takes some time.
-            await asyncio.sleep(chance.uniform(0.05, 0.9 if workers == 1 else 2.5))
+            if workers > 1:
+                # Some workers may be on their way back: no kill before there are streams to hit.
+                await clients.served(CLIENTS)
+            await asyncio.sleep(chance.uniform(0.05, 0.9))
             await server.kill_some(chance)
             if sys.stderr.isatty():
                 print(f"\rkill {number + 1} of {kills}", end="", file=sys.stderr)
@@ -384,7 +397,7 @@ def audit(
     return Report(
         kills=kills,
         requests_seen=len(seen),
-        whole=sum(mine.whole for mine in seen.values()),
+        whole=clients.whole(),
         charges=len(charges),
         interrupted=sum(charge.outcome == "interrupted" for charge in charges.values()),
         refused=clients.refused,

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from qwenstack.core.instants import now_us
 from qwenstack.hub import discussions
 from qwenstack.hub.accounts.identity import Identity
+from qwenstack.hub.accounts.rights import may
 from qwenstack.hub.errors import (
     BadRequest,
     Conflict,
@@ -34,7 +35,7 @@ from qwenstack.hub.hub import Hub
 from qwenstack.hub.quotas import check_waiting, within_quota
 from qwenstack.hub.registry.commits import Message, Pushed, check_message, push
 from qwenstack.hub.registry.git_objects import blob_oid, lfs_pointer
-from qwenstack.hub.registry.manifests import Entry, Manifest
+from qwenstack.hub.registry.manifests import Entry, Manifest, manifest_bytes
 from qwenstack.hub.registry.operations import (
     Add,
     Copy,
@@ -256,6 +257,13 @@ class _Commits:
                     at_us=at_us,
                     parent=header.parent_commit,
                 )
+            if pushed.changed and ref.startswith(PULLS):
+                # The list of a large repo's files is itself large, and each push writes another.
+                guest = not may(identity, repo, "write").allowed
+                size = manifest_bytes(connection, pushed.commit.manifest)
+                check_waiting(connection, identity.account or "", size, guest=guest)
+                sizes = {pushed.commit.manifest: size}
+                keep_waiting(connection, identity.account or "", sizes, guest=guest)
         return pushed, number
 
     def _resolve(self, repo: Repo, operations: list[Operation | _LfsFile]) -> list[Operation]:

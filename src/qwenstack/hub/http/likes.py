@@ -107,9 +107,9 @@ class _Likes:
 
 
 def liker(identity: Identity) -> str:
-    """The account that likes; a read token only reads."""
+    """The account that likes; a token that is not for writing everywhere gives none."""
     if identity.account is None or identity.token is None:
         raise Unauthorized("Liking a repo needs a token; make one and set HF_TOKEN.")
-    if identity.token.role == "read":
-        raise Forbidden("A read token changes nothing; likes need one with write access.")
+    if identity.token.role != "write":
+        raise Forbidden(f"A {identity.token.role} token gives no likes; they need a write token.")
     return identity.account

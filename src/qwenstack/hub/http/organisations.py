@@ -58,6 +58,9 @@ class _Organisations:
         def read() -> dict[str, Any]:
             with reading(self._hub.database) as connection:
                 account = directory.find_account(connection, name, "user")
+                # What somebody does in hidden repos is not for others to count.
+                own = account.key == identity.account or identity.operator
+                seen = () if own else (repos.c.private.is_(False),)
                 return _overview(connection, account, identity) | {
                     "user": account.name,
                     "type": "user",
@@ -67,9 +70,17 @@ class _Organisations:
                         for each in directory.organisations_of(connection, account.key)
                     ],
                     "numDiscussions": _count(
-                        connection, discussions, discussions.c.author == account.key
+                        connection,
+                        discussions.join(repos, repos.c.id == discussions.c.repo_id),
+                        discussions.c.author == account.key,
+                        *seen,
                     ),
-                    "numLikes": _count(connection, likes, likes.c.account == account.key),
+                    "numLikes": _count(
+                        connection,
+                        likes.join(repos, repos.c.id == likes.c.repo_id),
+                        likes.c.account == account.key,
+                        *seen,
+                    ),
                 }
 
         return json_response(await asyncio.to_thread(read))

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from qwenstack.hub.store.rows import insert_new
 from qwenstack.storage.hub_tables import manifests
@@ -54,6 +54,12 @@ def read_manifest(connection: Connection, digest: str) -> Manifest:
     if document is None:
         raise LookupError(f"no manifest {digest}")
     return _decoded(bytes(document))
+
+
+def manifest_bytes(connection: Connection, digest: str) -> int:
+    """What the list of files itself takes in the database."""
+    query = select(func.length(manifests.c.document)).where(manifests.c.digest == digest)
+    return int(connection.scalar(query) or 0)
 
 
 def write_manifest(connection: Connection, manifest: Manifest) -> str:

@@ -18,7 +18,7 @@ from qwenstack.hub.errors import TooMany
 from qwenstack.storage.hub_tables import uploads
 from qwenstack.storage.rows import read_row
 
-_PIECE_BYTES = 1024 * 1024
+_PIECE_BYTES = 4 * 1024 * 1024
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,18 +109,15 @@ def part_path(folder: Path, upload: Upload, number: int) -> Path:
 
 def parts_there(folder: Path, upload: Upload) -> list[int]:
     """The numbers of the parts that came whole."""
-    there = []
-    for number in range(1, upload.parts + 1):
-        path = part_path(folder, upload, number)
-        if path.is_file() and path.stat().st_size == upload.part_size(number):
-            there.append(number)
-    return there
+    return [
+        number for number in range(1, upload.parts + 1) if part_is_there(folder, upload, number)
+    ]
 
 
-def read_parts(folder: Path, upload: Upload) -> Iterator[bytes]:
-    """The whole file, piece by piece. Raises FileNotFoundError for a part that isn't there."""
-    for number in range(1, upload.parts + 1):
-        yield from read_pieces(part_path(folder, upload, number))
+def part_is_there(folder: Path, upload: Upload, number: int) -> bool:
+    """Whether a part came whole."""
+    path = part_path(folder, upload, number)
+    return path.is_file() and path.stat().st_size == upload.part_size(number)
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
-"""Bytes that the store took for somebody and that no branch has: who they count as.
+"""Bytes that were taken for somebody and that no branch has: who they count as.
 
 What is uploaded counts as its uploader's until a branch or tag has it; what a deleted repo leaves
 counts as who deleted it. Either ends when the garbage collection has removed the bytes. An upload
-over Xet counts by its packs, each less by what files that were published use of it.
+over Xet counts by its packs, each less by what files that were published use of it. The lists of
+files of a pull request's commits count as long as they are there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, literal, 
 from qwenstack.core.identifiers import new_id
 from qwenstack.core.instants import now_us
 from qwenstack.hub.store.rows import batches, insert_new
-from qwenstack.storage.hub_tables import contents, packs, repo_contents, segments, uploads, waiting
+from qwenstack.storage.hub_tables import (
+    contents,
+    manifests,
+    packs,
+    repo_contents,
+    segments,
+    uploads,
+    waiting,
+)
 
 # A transfer that a kill ended leaves its row; no honest one takes longer.
 _TRANSFER_US = 24 * 3600 * 1_000_000
@@ -129,6 +138,7 @@ def forget_removed(connection: Connection) -> int:
     stored = or_(
         exists().where(contents.c.sha256 == waiting.c.key),
         exists().where(packs.c.hash == waiting.c.key),
+        exists().where(manifests.c.digest == waiting.c.key),
     )
     transfer = waiting.c.key.startswith(literal(_TRANSFER + "_"), autoescape=False)
     before_us = now_us() - _TRANSFER_US

@@ -12,7 +12,7 @@ from rich.table import Table
 from qwenstack.cli.context import home_option, json_option
 from qwenstack.cli.hub_context import database_option, objects_option
 from qwenstack.cli.lineage_hub import lineage_index
-from qwenstack.hub.lineage.library import folder_library
+from qwenstack.hub.lineage.library import folder_library, own_name
 from qwenstack.hub.lineage.model import Model, open_path
 from qwenstack.hub.lineage.trace import Answer, LayerEvidence, trace
 
@@ -67,15 +67,14 @@ def _opened(
     objects: str | None,
     home: Path | None,
 ) -> Model:
-    """The model, under the name that it has among the candidates where it is one of them."""
+    """The model, under the name that it has among the candidates where it is one of them.
+
+    One from outside keeps its whole path, which no candidate is called.
+    """
     if not path.exists():
         with lineage_index(home, database, objects) as index:
             return index.open(reference)
-    inside = (
-        path.resolve().is_relative_to(against.resolve()) and path.resolve() != against.resolve()
-    )
-    name = path.resolve().relative_to(against.resolve()).as_posix() if inside else reference
-    return open_path(path, name=name)
+    return open_path(path, name=own_name(against, path) or str(path.resolve()))
 
 
 def _among(model: Model, against: Path) -> Answer:

@@ -161,7 +161,9 @@ def _without_top(rows: Floats, count: int) -> Floats:
 
 
 def probes_of(embed: Tensor) -> Floats | None:
-    """Token directions, orthonormal among themselves: (probes, hidden). None for tiny vocabularies.
+    """Token directions, orthonormal among themselves: (probes, hidden).
+
+    None for tiny vocabularies, and for tables whose rows are all alike.
 
     The inverse square root of their Gram matrix depends on nothing but their geometry, so it
     turns with the residual stream; a little of the identity keeps near-equal tokens harmless.
@@ -178,6 +180,8 @@ def probes_of(embed: Tensor) -> Floats | None:
     rows = rows - rows.mean(axis=0)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     gram = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    if not np.trace(gram):
+        return None
     values, vectors = np.linalg.eigh(gram)
     values = np.maximum(values, 0) + 0.05 * np.trace(gram) / len(gram)
     return np.asarray((vectors / np.sqrt(values)) @ vectors.T @ rows, np.float32)

@@ -105,6 +105,14 @@ def folder_library(folder: Path) -> Library:
     return Library(list(paths), lambda name: _open_as(paths[name], name))
 
 
+def own_name(folder: Path, path: Path) -> str | None:
+    """What `path`, a model's folder or file, is called among the models below `folder`."""
+    wanted = path.resolve()
+    also = wanted.parent if wanted.suffix == ".safetensors" else wanted
+    found = ((name, place.resolve()) for name, place in find_models(folder))
+    return next((name for name, place in found if place in (wanted, also)), None)
+
+
 def _open_as(path: Path, name: str) -> Model:
     return open_path(path, name=name)
 

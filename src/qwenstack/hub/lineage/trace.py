@@ -27,6 +27,7 @@ AFFINITY_MIN: Final = 0.25
 _MERGE_CANDIDATES: Final = 12
 _FARTHER_MAX: Final = 1.05
 _IN_PLACE_TRIED: Final = 32
+_UNREAD_SHOWN: Final = 8
 _CLOSE_MAX: Final = 16
 _EQUAL: Final = 1.001
 _UNCHANGED_MAX: Final = 1e-6
@@ -85,10 +86,13 @@ def _trace(model: Model, library: Library) -> Answer:
     subject = Sampled(model, fingerprint(model))
     if model.parameters < calibrate.PARAMETERS_MIN:
         return insufficient(f"{model.parameters} weights are too few to tell by")
+    table = subject.table(0)
+    if table is None or not float((table - table.mean(axis=0)).any()):
+        return insufficient("its token embeddings are all alike: there is nothing to tell by")
     near = library.nearest(subject.print, without=model.name, count=_SCREENED)
     near = [(name, value) for name, value in near if value > -1]
     if not near:
-        return insufficient("no candidate could be read that has tokens or layers in common")
+        return insufficient(_nobody(library), _unread(library))
     members, affinities = _members(subject, near, library)
     family = _family(members, library)
     related = [place for place in range(1, len(members)) if family.between(0, place).related]
@@ -98,6 +102,18 @@ def _trace(model: Model, library: Library) -> Answer:
     kin = [members[0], *[members[place] for place in related]]
     family = _family(kin, library)
     return _placed(family, [affinities[place - 1] for place in related])
+
+
+def _nobody(library: Library) -> str:
+    if not library.names:
+        return "there are no candidates"
+    return "no candidate could be read that has tokens or layers in common"
+
+
+def _unread(library: Library) -> list[Evidence]:
+    """The candidates that could not be read, with the reason."""
+    found = [(name, why) for name, why in library.unreadable.items() if name in library.names]
+    return [Evidence("not read", f"{name}: {why}") for name, why in found[:_UNREAD_SHOWN]]
 
 
 def _family(members: list[Sampled], library: Library) -> Family:

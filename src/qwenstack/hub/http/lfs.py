@@ -32,6 +32,7 @@ from qwenstack.hub.http.bodies import (
     take_in,
     to_the_end,
 )
+from qwenstack.hub.http.parts_ahead import PartsAhead
 from qwenstack.hub.http.signed import read_signed, sign
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.quotas import check_upload, check_waiting
@@ -42,9 +43,9 @@ from qwenstack.hub.registry.uploads import (
     begin_upload,
     end_upload,
     find_upload,
+    part_is_there,
     part_path,
     parts_there,
-    read_parts,
     remove_parts,
     under_way,
 )
@@ -147,6 +148,8 @@ class _Lfs:
         self._hub = hub
         # Completions under way by upload: a client that asks again waits for the same one.
         self._completing: dict[str, asyncio.Task[None]] = {}
+        self._ahead = PartsAhead(hub.store, hub.uploads)
+        self._going_on: set[asyncio.Task[None]] = set()
         # Bodies that come now, by account.
         self._coming: Counter[str] = Counter()
 
@@ -327,11 +330,14 @@ class _Lfs:
         size = upload.part_size(grant_.part)
         target = part_path(hub.uploads, upload, grant_.part)
         etag = {"ETag": f'"{upload.id}-{grant_.part}"'}
-        if not (target.is_file() and target.stat().st_size == size):
+        if not part_is_there(hub.uploads, upload, grant_.part):
             target.parent.mkdir(exist_ok=True)
             with self._admitted(grant_.account):
                 path = await self._spool(request, target.parent, size)
                 await asyncio.to_thread(_settle, path, target)
+            task = asyncio.create_task(asyncio.to_thread(self._ahead.go_on, upload))
+            self._going_on.add(task)
+            task.add_done_callback(self._going_on.discard)
         else:
             async for _ in pieces(request, bytes_max=size, idle_s=hub.settings.idle_s):
                 pass
@@ -371,9 +377,7 @@ class _Lfs:
             if number not in there or etag != f"{upload.id}-{number}":
                 raise BadRequest(f"Part {number} of {upload.parts} is missing; send it again.")
         try:
-            hub.store.put(
-                read_parts(hub.uploads, upload), expect=Expected(upload.sha256, upload.size)
-            )
+            self._ahead.finish(upload)
         except ContentMismatch as error:
             # Which part is wrong cannot be told: all come again.
             remove_parts(hub.uploads, upload.id)

@@ -89,6 +89,8 @@ def test_a_release_of_the_hub_speaks_for_itself(home: Path, tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     document = json.loads((out / "dossier.json").read_text())
     said = {each["claim"]: each["value"] for each in document["evidence"]}
+    assert said["identity.layer"] == "community", "told by its files: the name says nothing"
+    assert said["identity.base"] == "Qwen/Qwen3-0.6B"
     assert said["weights.parameters"] == 128
     assert said["weights.scan"] == "clean"
     assert said["card.base-model"] == ["Qwen/Qwen3-0.6B"]

@@ -105,11 +105,14 @@ def write(
       qwenstack dossier qwen-plus --json
     """
     answer = which(reference)
-    evidence = from_answer(answer, load())
+    of_files: list[Evidence] = []
     if in_hub or Path(reference).exists():
-        evidence += _from_files(reference, revision, model_key, home)
+        answer, of_files = _from_files(answer, revision, model_key, home)
+    evidence = [*from_answer(answer, load()), *of_files]
     if against is not None:
         evidence += _from_weights(reference, against, evidence)
+    elif in_hub:
+        evidence += _from_index(reference, evidence, home)
     evidence += _gather(reference, deployment, studio, decisions, evaluations)
     denied = policy is not None and _decide(policy, answer, evidence)
     document = compose(reference, evidence, deployment=deployment)
@@ -148,15 +151,37 @@ def _from_weights(reference: str, against: Path, evidence: list[Evidence]) -> li
     path = Path(reference)
     if not path.exists():
         raise click.UsageError("--against needs REF to be a folder or file (hub pull fetches one)")
-    declared: list[str] = []
-    for each in evidence:
-        if each.claim == "card.base-model":
-            declared += each.value if isinstance(each.value, tuple) else [str(each.value)]
     with Console(stderr=True).status("looking for the parent among the candidates"):
         answer = trace(open_path(path, name=reference), folder_library(against))
     return from_lineage(
-        reference, answer, declared, against=against.name, observed_at=_today().isoformat()
+        reference,
+        answer,
+        _declared(evidence),
+        against=against.name,
+        observed_at=_today().isoformat(),
     )
+
+
+def _from_index(reference: str, evidence: list[Evidence], home: Path | None) -> list[Evidence]:
+    """What the hub's lineage index says, where the release is in it; else a gap stays."""
+    from qwenstack.cli.lineage_hub import lineage_index
+    from qwenstack.dossier.gather.lineage import from_lineage
+
+    with lineage_index(home, None, None) as index:
+        answer = index.noted(reference)
+    if answer is None:
+        return []
+    declared = _declared(evidence)
+    observed_at = _today().isoformat()
+    return from_lineage(reference, answer, declared, against="the hub", observed_at=observed_at)
+
+
+def _declared(evidence: list[Evidence]) -> list[str]:
+    declared: list[str] = []
+    for each in evidence:
+        if each.claim in ("card.base-model", "identity.base"):
+            declared += each.value if isinstance(each.value, tuple) else [str(each.value)]
+    return declared
 
 
 def _today() -> datetime.date:
@@ -186,11 +211,14 @@ def _gather(
 
 
 def _from_files(
-    reference: str, revision: str, model_key: Path | None, home: Path | None
-) -> list[Evidence]:
+    answer: Answer, revision: str, model_key: Path | None, home: Path | None
+) -> tuple[Answer, list[Evidence]]:
+    """What the files say; and the answer, with what they add where the name said too little."""
     from qwenstack.cli.hub_files import files_of
+    from qwenstack.dossier.gather.identity import by_files
     from qwenstack.dossier.gather.release import Release, from_release
 
+    reference = answer.reference
     with (
         files_of(reference, "model", revision, None, home) as found,
         Progress(console=Console(stderr=True), transient=True) as bar,
@@ -198,7 +226,9 @@ def _from_files(
         unhashed = sum(entry.size for entry in found.files if not entry.sha256)
         task = bar.add_task("reading the release", total=unhashed or None)
         commit = found.commit.oid if found.commit else None
-        return from_release(
+        if found.commit is not None:
+            answer = by_files(reference, answer, found.files, found.open_file)
+        return answer, from_release(
             Release(
                 subject=reference,
                 source=f"{found.name} at {commit[:12]} in the hub" if commit else found.name,

@@ -102,9 +102,9 @@ def _shown(ask: plan.Ask, each: Evidence) -> Row:
 
 
 def _from(each: Evidence) -> str:
-    day = each.observed_at[:10]
-    sure = "" if each.status == "verified" else f", {each.status}"
-    return f"{each.source} ({each.method}{sure}, {day})"
+    sure = "" if each.status == "verified" else each.status
+    how = ", ".join(filter(None, (each.method, sure, each.observed_at[:10])))
+    return f"{each.source} ({how})"
 
 
 # What legal asks of a licence and of a contract alike; each from its own evidence.

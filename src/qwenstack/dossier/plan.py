@@ -33,6 +33,7 @@ IDENTITY = SectionPlan(
         Ask("Publisher", "identity.publisher", "nobody is known to publish it"),
         Ask("Operator", "identity.operator", "nobody is known to operate it"),
         Ask("Released", "identity.released", "no date of release is known"),
+        Ask("Made from", "identity.base", "no base is on record"),
         Ask("Modality", "identity.modality", "no modality is known"),
         Ask("Why", "identity.why", "how it was identified is not said"),
         Ask("Could be confused with", "identity.lookalike.*", "no look-alikes are on record"),
@@ -151,6 +152,7 @@ LICENCE_HISTORY = SectionPlan(
 # Claims whose absence is good news or no matter: they are not called a gap.
 ABSENCE_IS_NO_GAP = frozenset(
     {
+        "identity.base",
         "identity.lookalike.*",
         "identity.conflict.*",
         "weights.scan-finding.*",

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from qwenstack.catalog.load import Catalogue
-from qwenstack.catalog.model import Fact, HostedModel, Organisation, Record, Status
+from qwenstack.catalog.model import (
+    Fact,
+    HostedModel,
+    Organisation,
+    Record,
+    Release,
+    Status,
+)
 from qwenstack.catalog.which import Answer, GoverningKind
 from qwenstack.core import licences
 from qwenstack.core.evidence import Evidence, EvidenceStatus, Method, Value
@@ -17,7 +24,7 @@ from qwenstack.core.layers import Layer
 def from_answer(answer: Answer, catalogue: Catalogue) -> list[Evidence]:
     """What the answer and the catalogue behind it say of a reference."""
     found = [
-        *_identity(answer),
+        *_identity(answer, catalogue),
         *_governing(answer, catalogue),
         *_release(answer, catalogue),
         *_corporate(catalogue),
@@ -96,24 +103,35 @@ def _plain(value: object) -> Value:
     return str(getattr(value, "value", value))
 
 
-def _identity(answer: Answer) -> Iterator[Evidence]:
-    speak = _Speaker(answer.reference)
-    checked = answer.governing_document.checked
+def _identity(answer: Answer, catalogue: Catalogue) -> Iterator[Evidence]:
+    """What it is. The source is the release's or API name's own record, where it is one of ours."""
+    speak = _Speaker(answer.reference, catalogue)
     status = _SURE[answer.status]
-    source = answer.governing_document.source or "qwenstack which"
+    record = catalogue.find_release(answer.release or "") or catalogue.find_hosted(
+        answer.release or ""
+    )
+    source = record.source if record else f"qwenstack which, by the {answer.kind}"
+    checked = record.checked if record else None
     known = {
         "identity.layer": answer.layer,
         "identity.release": answer.release,
         "identity.repo": answer.repo,
         "identity.publisher": answer.publisher,
         "identity.operator": answer.operator,
-        "identity.released": answer.released and answer.released.isoformat(),
         "identity.why": answer.why,
-        "card.base-model": answer.base,
+        "identity.base": answer.base,
     }
     for claim, value in known.items():
         if value and value != "unknown":
             yield speak.say(claim, value, source, checked, status)
+    dated = None
+    if record is not None:
+        dated = record.released if isinstance(record, Release) else record.available
+    if dated is not None and dated.known:
+        yield speak.fact("identity.released", dated)
+    elif answer.released is not None:
+        day = answer.released.isoformat()
+        yield speak.say("identity.released", day, source, checked, status, note="of its base")
     for number, likeness in enumerate(answer.lookalikes, 1):
         text = f"{likeness.reference} ({likeness.layer}): {likeness.reason}"
         yield speak.say(f"identity.lookalike.{number}", text, "qwenstack which", checked, status)

@@ -29,25 +29,28 @@ def by_files(reference: str, named: Answer, files: Manifest, open_file: OpenFile
     The digests of its weights come first, then what its card, configuration, licence and headers
     say; `named` where they say nothing either.
     """
-    if named.release is not None or named.base not in (None, UNKNOWN):
+    if _says(named):
         return named
-    for found in (_by_digests(files), _by_folder(files, open_file)):
-        if found is not None and (found.release is not None or found.base not in (None, UNKNOWN)):
-            publisher = named.publisher if found.publisher == UNKNOWN else found.publisher
-            return msgspec.structs.replace(
-                found,
-                reference=reference,
-                publisher=publisher,
-                lookalikes=named.lookalikes,
-                suggestions=(),
-            )
-    return named
+    found = _by_digests(files) or _by_folder(files, open_file)
+    if found is None:
+        return named
+    # Who publishes it, and so on which layer, a folder alone does not say: the repo's name does.
+    told = {"reference": reference, "lookalikes": named.lookalikes, "suggestions": ()}
+    if not found.identified:
+        told |= {"layer": named.layer, "operator": named.operator}
+    if found.publisher == UNKNOWN:
+        told |= {"publisher": named.publisher}
+    return msgspec.structs.replace(found, **told)
+
+
+def _says(answer: Answer) -> bool:
+    return answer.release is not None or answer.base not in (None, UNKNOWN)
 
 
 def _by_digests(files: Manifest) -> Answer | None:
     for entry in _weights(files):
         found = which(f"sha256:{entry.sha256}", files=False)
-        if found.identified:
+        if _says(found):
             return found
     return None
 
@@ -62,7 +65,7 @@ def _by_folder(files: Manifest, open_file: OpenFile) -> Answer | None:
         for entry in texts[:_TEXTS_MAX]:
             _copy(entry, open_file, folder / entry.path, _TEXT_BYTES_MAX)
         found = which(folder)
-        if found.identified:
+        if _says(found):
             return found
         for entry in _weights(tuple(top)):
             path = folder / entry.path
@@ -70,7 +73,7 @@ def _by_folder(files: Manifest, open_file: OpenFile) -> Answer | None:
             with path.open("r+b") as file:
                 file.truncate(entry.size)  # its size is part of what a header is held against
             found = which(path)
-            if found.identified:
+            if _says(found):
                 return found
     return None
 

@@ -62,7 +62,8 @@ def _model(document: Document, known: Known) -> dict[str, Any]:
     if licence and known.text("governing.kind") == "licence":
         key = "id" if licence in _spdx_ids() else "name"
         model["licenses"] = [{"license": {key: licence}}]
-    parent = known.text("weights.lineage.parent") or known.text("card.base-model")
+    parent = known.text("weights.lineage.parent")
+    parent = parent or known.text("card.base-model") or known.text("identity.base")
     if parent:
         ancestor = {"type": "machine-learning-model", "name": parent}
         model["pedigree"] = {"ancestors": [ancestor]}

@@ -120,6 +120,27 @@ async def test_any_worker_shows_what_all_have_counted_and_a_kill_takes_nothing_a
     assert ("qwenstack_build_info", 1) in {(name, value) for (name, _), value in shown[0].items()}
 
 
+async def test_workers_end_when_their_supervisor_is_killed_so_that_another_can_start(
+    group: Group,
+) -> None:
+    process = group.server.process
+    assert process is not None
+    left = group.server.workers()
+    process.kill()
+    process.wait()
+    while any(map(is_running, left)):
+        await asyncio.sleep(0.1)
+    await group.server.start()
+    await group.ask(3)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_a_dead_workers_gauges_go_and_its_counts_stay(tmp_path: Path) -> None:
     folder = worker_counts.folder_of(tmp_path, 8317)
     worker_counts.begin(folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,6 +21,8 @@ from qwenstack.studio.observability.logs import configure_logging
 from qwenstack.studio.observability.watchers import Watchers
 from qwenstack.studio.observability.worker_counts import Place
 from qwenstack.studio.settings import Settings
+
+_SUPERVISOR_EVERY_S = 1.0
 
 
 async def serve_until_stopped(
@@ -47,7 +51,7 @@ async def serve_until_stopped(
                 for each in settings.deployments
             ]
         )
-        await _serve(settings, home, listener, deployments, watchers, bars, on_ready)
+        await _serve(settings, home, listener, deployments, watchers, bars, on_ready, place)
 
 
 async def _serve(
@@ -58,6 +62,7 @@ async def _serve(
     watchers: Watchers,
     bars: BuildingBars,
     on_ready: Callable[[Installation], None],
+    place: Place | None,
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, watchers.close)
@@ -76,6 +81,10 @@ async def _serve(
         studio.batches.start()
         stack.push_async_callback(studio.batches.stop)
 
+        if place is not None:
+            following = asyncio.get_running_loop().create_task(_end_with(os.getppid()))
+            stack.callback(following.cancel)
+
         def stop() -> None:
             installation.door.draining = True
 
@@ -86,6 +95,14 @@ async def _serve(
             on_ready=lambda: on_ready(installation),
             on_stop=stop,
         )
+
+
+async def _end_with(supervisor: int) -> None:
+    """Drain and end once the supervisor is gone: nobody would restart this worker or stop it."""
+    # The operating system tells nobody that a parent has ended; it only shows another.
+    while os.getppid() == supervisor:  # noqa: ASYNC110
+        await asyncio.sleep(_SUPERVISOR_EVERY_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_event_loop(work: Coroutine[object, object, None]) -> None:

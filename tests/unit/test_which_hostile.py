@@ -112,6 +112,10 @@ def test_characters_that_do_not_show_are_named(hidden: str) -> None:
     assert (answer.kind, answer.layer, answer.repo) == ("look-alike", "unknown", None)
     assert answer.suggestions == ("Qwen/Qwen3-8B",)
     assert hidden not in answer.reference
+    if hidden == "\u202e":  # what follows is shown backwards
+        backwards = which(f"{hidden}B8-3newQ/newQ")
+        assert (backwards.layer, backwards.repo) == ("unknown", None)
+        return
     # At an end it is left from copying, and said.
     ends = which(f"{hidden}Qwen/Qwen3-8B{hidden}")
     assert ends.repo == "Qwen/Qwen3-8B" and "it was left out" in problems(ends)

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from qwenstack.catalog.model import Status
 from qwenstack.catalog.which import hub, image, ollama, release_name
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
@@ -24,10 +25,23 @@ _MODEL_VARIABLES: Final = re.compile(
     r"OLLAMA_MODEL|NIM_MODEL_NAME)=(.+)$"
 )
 _VERBS: Final = frozenset(
-    {"serve", "run", "pull", "download", "chat", "push", "show", "launch", "cp"}
+    {
+        "serve",
+        "run",
+        "pull",
+        "download",
+        "chat",
+        "push",
+        "show",
+        "launch",
+        "cp",
+        "get",
+        "load",
+        "clone",
+    }
 )
 _PROGRAMS: Final = re.compile(
-    r"^(?:.*/)?(?:vllm|sglang|llama-server|llama-cli|llama-run|llama|ollama|docker|podman|nerdctl|hf|"
+    r"^(?:.*/)?(?:git|vllm|sglang|llama-server|llama-cli|llama-run|llama|ollama|docker|podman|nerdctl|hf|"
     r"huggingface-cli|modelscope|lms|mlx_lm[.\w]*|trtllm-serve|text-generation-launcher|tgi|lmdeploy|"
     r"xinference|python3?(?:\.\d+)?|accelerate|torchrun|deepspeed|swift|llamafactory-cli|uvx?|"
     r"kubectl|helm|sudo|env|export|transformers|optimum-cli|aichat|llm|litellm|koboldcpp)$"
@@ -38,6 +52,11 @@ _LOADERS: Final = {
     "docker": "whoever runs the container",
     "podman": "whoever runs the container",
 }
+
+
+_HUB: Final = re.compile(
+    r"(?:https?://|git@)?(?:hf\.co|huggingface\.co|(?:www\.)?modelscope\.cn)[/:][\w./:-]+"
+)
 
 
 class Parsed(NamedTuple):
@@ -121,7 +140,11 @@ def _values(words: list[str], program: str) -> tuple[list[str], list[str]]:
 
 def _model_word(word: str, program: str) -> bool:
     if program in ("docker", "podman", "nerdctl"):
-        return bool(image.DOCKER_MODEL.fullmatch(word) or image.NIM.fullmatch(word))
+        return bool(
+            image.DOCKER_MODEL.fullmatch(word) or image.NIM.fullmatch(word) or _HUB.fullmatch(word)
+        )
+    if program == "git":
+        return bool(_HUB.fullmatch(word))
     return bool(re.fullmatch(r"[\w.@/:-]+", word)) and not word.startswith((".", "/"))
 
 
@@ -151,6 +174,13 @@ def _run_here(inner: Reading, parsed: Parsed) -> Reading:
             *problems,
             f"adapters are loaded, too ({', '.join(parsed.adapters)[:200]}): each has its terms",
         )
+    status = inner.status
+    if parsed.program == "lms":
+        status = Status.REPORTED
+        problems = (
+            *problems,
+            "LM Studio's own catalogue resolves this name: what it loads are conversions by others",
+        )
     operator = inner.operator
     if inner.layer is not Layer.STUDIO:
         operator = _LOADERS.get(
@@ -162,5 +192,6 @@ def _run_here(inner: Reading, parsed: Parsed) -> Reading:
         sure=max(inner.sure, Sureness.LISTED),
         why=f"named by a command of {parsed.program[:40]}; {inner.why}",
         operator=operator,
+        status=status,
         problems=problems,
     )

@@ -49,7 +49,7 @@ def compose(reference: str, reading: Reading, others: Sequence[Reading], index: 
         obligations=duties,
         lookalikes=tuple(likenesses(reading, others, index))[:_LIKENESSES_MAX],
         base=_base(reading, index),
-        status=_weaker(_status(reading), document),
+        status=weaker(_status(reading), document),
         publisher=_publisher(reading, index),
         repo=reading.repo.id if reading.repo else None,
         why=reading.why,
@@ -109,7 +109,7 @@ def _status(reading: Reading) -> Status:
     return Status.UNKNOWN
 
 
-def _weaker(identified: Status, document: GoverningDocument) -> Status:
+def weaker(identified: Status, document: GoverningDocument) -> Status:
     """An answer is as sure as the weaker of what it is and what governs it."""
     order = (Status.UNKNOWN, Status.REPORTED, Status.VERIFIED)
     if document.kind is GoverningKind.UNKNOWN or document.status is Status.UNKNOWN:

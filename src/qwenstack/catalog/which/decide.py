@@ -33,7 +33,11 @@ _LOOK_ALIKE_CHARACTERS_MAX: Final = 2_000
 _SNIPPET: Final = re.compile(r"[\n={}()\[\]\"'`;,]|:\s|\s(?:is|from|with)\s")
 _ADDRESS: Final = re.compile(r"https?://[^\s\"'`]+")
 _HIDDEN: Final = re.compile(f"[{HIDDEN}]")
-_HIDDEN_AT_ENDS: Final = re.compile(rf"\A[{HIDDEN}\s]+|[{HIDDEN}\s]+\Z")
+# Left from copying; but what turns the direction of writing around is there to deceive.
+_HIDDEN_AT_ENDS: Final = re.compile(
+    rf"\A(?:(?![\u202a-\u202e\u2066-\u2069])[{HIDDEN}\s])+"
+    rf"|(?:(?![\u202a-\u202e\u2066-\u2069])[{HIDDEN}\s])+\Z"
+)
 
 
 def which(

@@ -109,20 +109,34 @@ def _add_adapter(path: Path, claims: Claims) -> bool:
 
 
 def _add_card(path: Path, claims: Claims) -> bool:
+    return _card(read_bytes(path, TEXT_BYTES_MAX), path.name, claims)
+
+
+def of_card(text: str, index: Index) -> Reading | None:
+    """The reading of a card's text: somebody's model, and not the base that it names."""
+    claims = Claims()
+    if not _card(text.encode("utf-8", "replace")[:TEXT_BYTES_MAX], "the card", claims):
+        return None
+    if not claims.made_from:
+        return None
+    return judge(claims, kind=Kind.SNIPPET, subject="a model card", index=index)
+
+
+def _card(data: bytes, name_of: str, claims: Claims) -> bool:
     """The card's front matter: licence, base model, publisher. Only what is needed is parsed."""
-    match = _FRONT_MATTER.match(read_bytes(path, TEXT_BYTES_MAX))
+    match = _FRONT_MATTER.match(data)
     if match is None:
         return False
     fields = front_matter(match[1].decode("utf-8", "replace"))
     named, name = fields.get("license", []), fields.get("license_name", [])
     if len(set(named)) > 1 or len(set(name)) > 1:
-        claims.conflicts.append(f"{path.name}: the card names several licences: {', '.join(named)}")
+        claims.conflicts.append(f"{name_of}: the card names several licences: {', '.join(named)}")
         return True
     tag, other = (named or [""])[0], (name or [""])[0]
     both = licences.declared(tag), licences.declared(other)
     if all(both) and both[0] is not both[1]:
         claims.conflicts.append(
-            f"{path.name}: the card contradicts itself: license {tag!r}, license_name {other!r}"
+            f"{name_of}: the card contradicts itself: license {tag!r}, license_name {other!r}"
         )
     else:
         claims.licence_named = other if tag.casefold() in ("", "other") else tag

@@ -22,6 +22,10 @@ _NOT_MODELS: Final = frozenset(
     {"datasets", "spaces", "papers", "docs", "blog", "collections", "api"}
 )
 
+# How operators end the names of what they serve, in a hub id's form: Together's `-Turbo`, `-tput`.
+_OPERATORS_OWN: Final = re.compile(r"-(?:turbo|lite|reference|(?:fp8-)?tput|tee)$", re.IGNORECASE)
+_SCHEMES: Final = {"hf": "huggingface.co/", "modelscope": "modelscope.cn/models/"}
+
 FOLDERS: Final = frozenset(
     {
         "src", "lib", "docs", "doc", "test", "tests", "examples", "example", "scripts", "script",
@@ -68,6 +72,9 @@ def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Readi
 
 def read_url(text: str, index: Index) -> Iterator[Reading]:
     """The address of a model on a hub, or of a code repository of the research group."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in _SCHEMES:
+        text = _SCHEMES[scheme] + rest
     match = re.match(r"(?:https?://)?([^/\s?#]+)/([^\s?#]*)", text)
     if match is None:
         return
@@ -81,7 +88,8 @@ def read_url(text: str, index: Index) -> Iterator[Reading]:
         if len(parts) == 1 and "://" in text:
             yield from _publisher(parts[0], index)
         elif len(parts) >= 2 and parts[0] not in _NOT_MODELS:
-            name = parts[1].partition(":")[0]  # `hf.co/org/name:Q4_K_M` is how Ollama writes it
+            # `hf.co/org/name:Q4_K_M` is how Ollama writes it; `hf://org/name@main/file`, fsspec.
+            name = re.split(r"[:@]", parts[1])[0].removesuffix(".git")
             yield from read_id(f"{parts[0]}/{name}", index, Kind.HUB_URL)
     elif host in _CODE_HOSTS and parts:
         yield from _code(parts, index)
@@ -118,6 +126,15 @@ def _listed(subject: str, index: Index, kind: Kind) -> Reading | None:
 
 def _unlisted(subject: str, owner: str, index: Index, kind: Kind) -> Reading:
     publisher = index.catalogue.find_organisation(owner)
+    served = _OPERATORS_OWN.search(subject)
+    if served and publisher is not None and owner.casefold() in index.makers:
+        return Reading(
+            kind=kind,
+            sure=Sureness.SHAPED,
+            why=f"the catalogue lists no such repo, and operators end names so ({served[0]}) for "
+            "what they serve",
+            subject=subject,
+        )
     if publisher is not None and owner.casefold() in index.makers:
         return Reading(
             kind=kind,

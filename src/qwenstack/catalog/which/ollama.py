@@ -48,10 +48,21 @@ def read(text: str, index: Index, *, certain: bool = False) -> Iterator[Reading]
             sure=Sureness.SHAPED,
             why="has the form of an Ollama tag, but the catalogue does not list it",
             subject=full,
-            layer=Layer.WEIGHTS if _family(name, index) else Layer.COMMUNITY,
-            operator="",
+            layer=_layer(name, index),
             conflicts=("a tag can be moved to other bytes: only its digest says what it is",),
         )
+
+
+def _layer(name: str, index: Index) -> Layer | None:
+    """Whose the tags of this name are that the catalogue lists; None where they are of several."""
+    listed = [
+        each for each in index.catalogue.ollama if each.id.partition(":")[0] == name.casefold()
+    ]
+    if not listed:
+        return Layer.COMMUNITY
+    others = [bool(each.derivative) for each in listed]
+    # A library with other organisations' models has some that are of no Qwen weights at all.
+    return None if any(others) else Layer.WEIGHTS
 
 
 def _known(tag: OllamaTag, full: str, index: Index, sure: Sureness) -> Reading:

@@ -44,6 +44,7 @@ _FORMS: Final = (
     ),
 )
 _SLUG: Final = re.compile(r"qwen/([a-z0-9][a-z0-9.-]+)")
+_GATEWAY_SLUG: Final = re.compile(r"alibaba/[a-z0-9][a-z0-9.-]+")
 
 
 def read(text: str, index: Index) -> Iterator[Reading]:
@@ -65,7 +66,10 @@ def read(text: str, index: Index) -> Iterator[Reading]:
     elif (operator := _operator(prefix, index)) and _family(rest, index):
         yield served(rest, operator)
     elif (slug := _SLUG.fullmatch(text)) and _family(slug[1], index):
-        yield _weaker(served(text, _operator("openrouter", index)))
+        yield _weaker(served(text, _operator("openrouter", index)), "OpenRouter")
+    elif _GATEWAY_SLUG.fullmatch(text) and _family(rest, index):
+        # vercel.com/ai-gateway/models, read 2026-11-24.
+        yield _weaker(served(text, "Vercel"), "Vercel's AI Gateway")
 
 
 def _operator(prefix: str, index: Index) -> str:
@@ -89,11 +93,11 @@ def served(name: str, operator: str, host: ApiHost | None = None, region: str = 
     )
 
 
-def _weaker(reading: Reading) -> Reading:
+def _weaker(reading: Reading, whose: str) -> Reading:
     return Reading(
         kind=reading.kind,
         sure=Sureness.SHAPED,
-        why="all in lower case, as OpenRouter names what it serves; a hub would write Qwen/…",
+        why=f"all in lower case, as {whose} names what it serves; a hub would write Qwen/…",
         subject=reading.subject,
         layer=reading.layer,
         operator=reading.operator,

@@ -14,7 +14,7 @@ import msgspec
 from qwenstack.catalog.model import Status
 from qwenstack.catalog.which import endpoint, provider
 from qwenstack.catalog.which.answer import UNKNOWN, Answer
-from qwenstack.catalog.which.compose import compose
+from qwenstack.catalog.which.compose import compose, weaker
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.mentions import Mention, find, setting_of
 from qwenstack.catalog.which.reading import Kind, Reading, Setting
@@ -32,6 +32,12 @@ def read(text: str, index: Index, setting: Setting, *, name: str = "") -> Answer
     """The answer for a text that names models; None where it names none."""
     from qwenstack.catalog.which.decide import shorten, unknown
 
+    if text.lstrip().startswith("---") and "base_model" in text:
+        from qwenstack.catalog.which.folder import of_card
+
+        card = of_card(text, index)
+        if card is not None:
+            return compose(shorten(name or text), card, (), index)
     mentions = _distinct(text, index)
     servers = _servers(text, index)
     # An address in a text is where its models are asked for, and not one of them.
@@ -107,7 +113,10 @@ def _part(mention: Mention, servers: list[Reading], index: Index) -> Answer:
         return _at_own_server(answer, server)
     whole = compose(mention.text, server, (), index)
     return msgspec.structs.replace(
-        answer, region=whole.region, governing_document=whole.governing_document
+        answer,
+        region=whole.region,
+        governing_document=whole.governing_document,
+        status=weaker(answer.status, whole.governing_document),
     )
 
 

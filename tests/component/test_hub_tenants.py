@@ -28,6 +28,7 @@ HOLDERS = {
     "outcome": "pending",
     "act": "closed",
     "hash": "0" * 64,
+    "rest": "",
 }
 BODIES: dict[str, object] = {
     "/settings": {"private": False},

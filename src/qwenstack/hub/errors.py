@@ -5,7 +5,8 @@
     ├── Unauthorized          401  no token, or one that is not known
     ├── Forbidden             403  a known account without the right
     │   ├── GatedRepo         403  asks for acceptance of the repo's terms first
-    │   └── RepoDisabled      403
+    │   ├── RepoDisabled      403
+    │   └── QuotaExceeded     403  the account may keep no more (quotas.py)
     ├── RepoNotFound          404  also for a private repo, to whoever may not see it
     ├── RevisionNotFound      404
     ├── EntryNotFound         404
@@ -15,6 +16,7 @@
     ├── TooLarge              413
     ├── Refused               422  files that the scanner or the path rules refuse
     ├── TooMany               429
+    ├── NotOffered            501  something that other hubs have
     └── NoSpace               507  the disk is full
 
 huggingface_hub makes its own exception from the code: RepositoryNotFoundError, GatedRepoError, …
@@ -133,6 +135,12 @@ class TooMany(HubError):
     """More at once than the hub takes; later it will."""
 
     status = 429
+
+
+class NotOffered(HubError):
+    """What the client can ask of some hub, and this one does not do."""
+
+    status = 501
 
 
 class NoSpace(HubError):

@@ -30,6 +30,7 @@ _THREADS = 12
 _MODULES = (
     "health",
     "repos",
+    "duplicates",
     "refs",
     "commits",
     "preupload",
@@ -38,6 +39,7 @@ _MODULES = (
     "lfs_files",
     "resolve",
     "listing",
+    "inventory",
     "whoami",
     "organisations",
     "tokens",
@@ -45,6 +47,7 @@ _MODULES = (
     "likes",
     "gated",
     "xet",
+    "not_offered",
     "unnamed",
     "pages",
 )

@@ -1,0 +1,44 @@
+"""What the client library can ask of some hub and this one does not do: said in so many words."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from qwenstack.hub.errors import NotOffered
+from qwenstack.hub.http.access import API_REPO
+from qwenstack.hub.http.bodies import json_response
+from qwenstack.hub.hub import Hub
+
+# The beginning of the addresses, and what is behind them.
+_AREAS = {
+    "/api/collections": "collections",
+    "/api/settings/webhooks": "webhooks",
+    "/api/papers": "papers",
+    "/api/daily_papers": "papers",
+    "/api/jobs": "jobs",
+    "/api/scheduled-jobs": "jobs",
+    "/api/buckets": "buckets",
+    "/buckets": "buckets",
+    "/uploads": "attachments of discussions",
+}
+
+
+def routes(_hub: Hub) -> list[web.RouteDef]:
+    """The routes of this module."""
+
+    async def no_spaces(_request: web.Request) -> web.Response:
+        return json_response([])
+
+    refused = [_refusing(start, what) for start, what in _AREAS.items()]
+    leaderboards = _refusing(API_REPO + "/leaderboard", "leaderboards")
+    return [*refused, leaderboards, web.get("/api/spaces", no_spaces)]
+
+
+def _refusing(start: str, what: str) -> web.RouteDef:
+    async def refuse(_request: web.Request) -> web.Response:
+        raise NotOffered(
+            f"This hub keeps models and datasets; it has no {what}. docs/hub-wire.md lists what it "
+            "offers."
+        )
+
+    return web.route("*", f"{start}{{rest:(?:/.*)?}}", refuse)

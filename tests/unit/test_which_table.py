@@ -2,6 +2,8 @@
 
 The table is `tests/data/which_table.tsv`: reference (JSON text), kind, layer, governing document
 (a licence id, `api-terms`, `unknown`) and the source of the expectation. `*` leaves a kind open.
+`which_unlisted.tsv` holds references that the catalogue mostly does not list, with their base: there
+"unknown" is the answer, and a confident one would be wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from qwenstack.catalog.which import Answer, GoverningKind, which
 from qwenstack.core import licences
 
 TABLE = Path(__file__).parent.parent / "data" / "which_table.tsv"
+UNLISTED = TABLE.with_name("which_unlisted.tsv")
 FIRST_KEYS = (
     "reference", "kind", "layer", "release", "operator", "governing_document", "obligations",
     "lookalikes", "base", "status",
@@ -37,6 +40,16 @@ def rows() -> list[Row]:
     return [Row(msgspec.json.decode(first, type=str), *rest) for first, *rest in cells]
 
 
+def unlisted() -> list[tuple[Row, str]]:
+    """The rows of the second table, each with its base (`-` where there is none)."""
+    lines = UNLISTED.read_text(encoding="utf-8").splitlines()[1:]
+    found = []
+    for first, kind, layer, document, base, source in (line.split("\t") for line in lines):
+        row = Row(msgspec.json.decode(first, type=str), kind, layer, document, source)
+        found.append((row, base))
+    return found
+
+
 def document_of(answer: Answer) -> str:
     found = answer.governing_document
     return found.id if found.kind is GoverningKind.LICENCE else found.kind.value
@@ -47,6 +60,19 @@ def test_reference_resolves_as_its_source_says(row: Row) -> None:
     answer = which(row.reference, files=False)
     assert (answer.layer, document_of(answer)) == (row.layer, row.document), answer.why
     assert row.kind in ("*", answer.kind)
+
+
+@pytest.mark.parametrize(("row", "base"), unlisted(), ids=lambda each: ascii(each)[:50])
+def test_a_reference_that_no_table_holds_gets_no_confident_wrong_answer(
+    row: Row, base: str
+) -> None:
+    answer = which(row.reference, files=False)
+    assert (answer.layer, document_of(answer)) == (row.layer, row.document), answer.why
+    assert (answer.base or "-") == base
+    assert row.kind in ("*", answer.kind) and row.source
+    if row.document == "unknown":
+        assert not answer.obligations
+        assert answer.status is not Status.VERIFIED or row.layer == "unknown"
 
 
 def test_table_is_large_and_each_row_has_a_source() -> None:

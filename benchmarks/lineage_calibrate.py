@@ -1,9 +1,10 @@
 """Fit `calibration.json` on the lineage bench's calibration families, and test it on the others.
 
-    python benchmarks/lineage_calibrate.py ZOO
+    python benchmarks/lineage_calibrate.py ZOO [COUNTS]
 
-ZOO is what `python -m benchmarks.lineage.zoo ZOO` makes. Prints how the fitted probabilities stand
-against what was right in the test families, which no number of the method was fitted on.
+ZOO is what `python -m benchmarks.lineage.zoo ZOO` makes. COUNTS is a JSON file of what was right
+in other families, `{"clear": [right, cases], …}`, which is added. Prints how the fitted
+probabilities stand against what was right in the test families, on which none was fitted.
 """
 
 from __future__ import annotations
@@ -71,12 +72,17 @@ class Bench:
                     (right if fit.name in entry.parents else wrong).append(fit.score)
         return right, wrong
 
-    def answers(self, split: str) -> list[tuple[Entry, Answer, bool]]:
-        """Each model's answer among all that are older, and whether its parent is right."""
+    def answers(self, split: str, *, anyone: bool = False) -> list[tuple[Entry, Answer, bool]]:
+        """Each model's answer among all that are older, or among all; whether its parent is right.
+
+        Names of models mean nothing to the method but an adapter's declared base, which is not one.
+        """
         out = []
+        everyone = self.tree.candidates()
         for entry in self.entries:
             if entry.split == split:
-                self.library.names = self.tree.earlier(entry)
+                names = [name for name in everyone if name != entry.id]
+                self.library.names = names if anyone else self.tree.earlier(entry)
                 answer = trace(self.open(entry.id), self.library)
                 wanted = entry.weight_parents
                 right = answer.parent in wanted if wanted else answer.parent is None
@@ -84,28 +90,45 @@ class Bench:
         return out
 
 
+def kind_of(answer: Answer) -> str | None:
+    """Which of the calibration's frequencies an answer belongs to."""
+    said = {each.about: each for each in answer.evidence}
+    if answer.verdict == "insufficient":
+        return None
+    if answer.relation == "adapter" and "chosen" in said:
+        if answer.parent and said["chosen"].detail.startswith("by its card"):
+            return None
+        return "adapter_alone" if said["chosen"].detail.startswith("alone") else "adapter_origin"
+    if answer.parent is None:
+        return "origin" if answer.descendants or "descendants" in said else None
+    if answer.descendants:
+        return "below"
+    margin = said["margin"].value if "margin" in said else None
+    return "clear" if (margin or 0.0) >= calibrate.CLEAR_MARGIN else "close"
+
+
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     bench = Bench(Path(sys.argv[1]))
     kin, apart = bench.pairs("calibration")
     right, wrong = bench.adapter_scores("calibration")
-    counts = {"clear": [0, 0], "close": [0, 0], "origin": [0, 0]}
-    for entry, answer, good in bench.answers("calibration"):
-        if entry.format == "peft" or answer.verdict == "insufficient":
-            continue
-        margin = next((each.value for each in answer.evidence if each.about == "margin"), None)
-        kind = "origin" if answer.parent is None else "clear"
-        if kind == "clear" and (margin or 0.0) < calibrate.CLEAR_MARGIN:
-            kind = "close"
-        counts[kind][0] += good
-        counts[kind][1] += 1
+    kinds = ("adapter_alone", "adapter_origin", "clear", "close", "below", "origin")
+    counts = {kind: [0, 0] for kind in kinds}
+    if len(sys.argv) == 3:
+        more = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=dict[str, tuple[int, int]])
+        counts |= {kind: list(more[kind]) for kind in kinds if kind in more}
+    for anyone in (False, True):
+        for _, answer, good in bench.answers("calibration", anyone=anyone):
+            kind = kind_of(answer)
+            if kind is None or (anyone and kind != "below"):
+                continue
+            counts[kind][0] += good
+            counts[kind][1] += 1
     found = Calibration(
         related=fit_logistic(np.array(kin), np.array(apart)),
         adapter=fit_logistic(np.array(right), np.array(wrong)),
-        clear=Frequency(*counts["clear"]),
-        close=Frequency(*counts["close"]),
-        origin=Frequency(*counts["origin"]),
+        **{kind: Frequency(*counts[kind]) for kind in kinds},
     )
     path = Path(calibrate.__file__).with_name("calibration.json")
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from qwenstack.hub.lineage.fingerprint import Fingerprint, fingerprint
-from qwenstack.hub.lineage.library import affinity, folder_library
+from qwenstack.hub.lineage.library import affinity, folder_library, own_name
 from qwenstack.hub.lineage.model import open_path
 from qwenstack.hub.lineage.trace import Answer, trace
 from tests import lineage_models as models
@@ -161,3 +163,111 @@ def test_what_cannot_be_told_is_said_to_be_undecided(family: Path, tmp_path: Pat
     models.write(tmp_path / "empty" / "nothing", {"w": np.ones((2, 2), np.float32)})
     answer = trace(open_path(family / "base", name="x"), folder_library(tmp_path / "empty"))
     assert answer.verdict == "insufficient"
+
+
+def test_of_a_pair_alone_the_model_asked_about_is_the_child(base: Tensors, tmp_path: Path) -> None:
+    models.write(tmp_path / "bases" / "only", base, dtype="BF16")
+    smaller = {name: value * np.float32(0.99) for name, value in models.train(base, 5).items()}
+    for made, relation in ((base, "same weights"), (smaller, "fine-tune")):
+        answer = ask(models.write(tmp_path / relation, made, dtype="BF16"), tmp_path / "bases")
+        assert (answer.parent, answer.relation) == ("only", relation)
+
+
+def test_tokens_that_were_cut_reordered_or_exchanged_hide_no_parent(
+    base: Tensors, family: Path, tmp_path: Path
+) -> None:
+    tuned = models.train(base, 11)
+    name = "model.embed_tokens.weight"
+    random = np.random.default_rng(8)
+    table = tuned[name]
+    cases = {
+        "same weights": table[random.permutation(len(table))],
+        "pruned": table[random.permutation(len(table))[:500]],
+        "continued pre-training": random.standard_normal(table.shape).astype(np.float32),
+    }
+    for relation, tokens in cases.items():
+        made = models.write(tmp_path / relation, tuned | {name: tokens}, dtype="BF16")
+        answer = ask(made, family)
+        assert (answer.verdict, answer.parent) == ("derived", "tuned")
+        assert answer.relation == relation
+
+
+def test_a_cut_vocabulary_makes_no_parent_of_its_own_parent(
+    base: Tensors, family: Path, tmp_path: Path
+) -> None:
+    cut = {n: v[:600] if len(v) == models.VOCABULARY else v for n, v in base.items()}
+    answer = ask(models.write(tmp_path / "cut", cut, dtype="BF16"), family)
+    assert (answer.parent, answer.relation) == ("base", "pruned")
+
+
+def lora(base: Tensors, folder: Path, declared: str, seed: int) -> Path:
+    """An adapter for queries and values as training leaves it: made of what the base sends back."""
+    random = np.random.default_rng(seed)
+    out: Tensors = {}
+    inputs = base["model.embed_tokens.weight"] - base["model.embed_tokens.weight"].mean(axis=0)
+    for layer in range(models.LAYERS):
+        stem = f"model.layers.{layer}.self_attn."
+        gains = base[f"model.layers.{layer}.input_layernorm.weight"]
+        keys = (inputs * gains) @ base[f"{stem}k_proj.weight"].T
+        outputs = base[f"{stem}o_proj.weight"]
+        group = models.HEADS // models.KV_HEADS
+        sent = {
+            "q": np.concatenate([keys[:, head // group * models.HEAD :][:, : models.HEAD].T
+                                 for head in range(models.HEADS)]),
+            "v": outputs.T.reshape(models.KV_HEADS, group, models.HEAD, -1)
+            .transpose(0, 2, 1, 3).reshape(models.KV_HEADS * models.HEAD, -1),
+        }  # fmt: skip
+        for part, back in sent.items():
+            prefix = f"base_model.model.{stem}{part}_proj.lora_"
+            mix = random.standard_normal((back.shape[1], 4))
+            out[f"{prefix}A.weight"] = random.standard_normal((4, models.HIDDEN)).astype(np.float32)
+            out[f"{prefix}B.weight"] = np.ascontiguousarray(back @ mix, np.float32)
+    folder.mkdir(parents=True)
+    save_file(out, folder / "adapter_model.safetensors")
+    about = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": declared}
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_an_adapter_finds_its_family_by_weights_and_its_base_in_it_by_the_card(
+    base: Tensors, family: Path, tmp_path: Path
+) -> None:
+    silent = ask(lora(base, tmp_path / "silent", "someone/else", 4), family)
+    assert (silent.parent, silent.relation, silent.verdict) == ("base", "adapter", "derived")
+    told = ask(lora(base, tmp_path / "told", "acme/tuned", 4), family)
+    assert (told.parent, told.verdict) == ("tuned", "derived")
+    assert silent.confidence < told.confidence
+    said = {each.about: each.detail for each in told.evidence}
+    assert said["declared base"] == "acme/tuned"
+    assert said["chosen"].startswith("by its card")
+
+
+def test_an_adapter_of_a_stranger_is_undecided_whatever_its_card_says(
+    family: Path, tmp_path: Path
+) -> None:
+    adapter = lora(models.make_model(90), tmp_path / "lora", "base", 4)
+    answer = ask(adapter, family)
+    assert (answer.parent, answer.verdict) == (None, "insufficient")
+    assert any(each.about == "declared base" for each in answer.evidence)
+
+
+def test_a_broken_candidate_is_named_and_the_others_are_asked(
+    base: Tensors, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bases"
+    (folder / "cut").mkdir(parents=True)
+    (folder / "cut" / "model.safetensors").write_bytes(b"\x01\x02")
+    (folder / "loop").symlink_to(folder)
+    child = models.write(tmp_path / "child", models.train(base, 4), dtype="BF16")
+    answer = ask(child, folder)
+    assert answer.verdict == "insufficient"
+    assert any("cut" in each.detail for each in answer.evidence if each.about == "not read")
+    models.write(folder / "base", base, dtype="BF16")
+    assert ask(child, folder).parent == "base"
+
+
+def test_a_model_among_its_candidates_is_not_its_own_parent(base: Tensors, tmp_path: Path) -> None:
+    made = models.write(tmp_path / "all" / "base", base)
+    assert own_name(tmp_path / "all", made) == "base"
+    assert own_name(made, made) == "base"
+    assert own_name(tmp_path / "all", tmp_path) is None

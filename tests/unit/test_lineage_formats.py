@@ -245,3 +245,60 @@ def test_llama_queries_and_keys_come_back_from_ggml_order(tmp_path: Path) -> Non
     read = open_path(path).roles.layers[0]["q"]
     assert np.array_equal(read.rows(0, len(query)), query)
     assert np.array_equal(read.take(np.array([5, 3])), query[[5, 3]])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_four_bit_blocks_are_their_table_times_their_scale(nested: bool, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(3)
+    stem, shape, block = "model.layers.0.mlp.up_proj.weight", (32, 48), 64
+    codes = random.integers(0, 16, shape[0] * shape[1])
+    table = np.sort(random.standard_normal(16)).astype(np.float32)
+    scales = random.random(codes.size // block).astype(np.float32)
+    state: dict[str, object] = {"shape": shape, "blocksize": block, "quant_type": "nf4"}
+    tensors: dict[str, npt.NDArray[np.generic]] = {
+        stem: ((codes[0::2] << 4) | codes[1::2]).astype(np.uint8)[:, None],
+        f"{stem}.quant_map": table,
+        f"{stem}.absmax": scales,
+    }
+    if nested:
+        outer = random.random(256).astype(np.float32)
+        short = random.integers(0, 256, scales.size).astype(np.uint8)
+        scales = outer[short] * np.float32(2.0) + np.float32(0.5)
+        state |= {"nested_blocksize": 256, "nested_offset": 0.5}
+        tensors |= {
+            f"{stem}.absmax": short,
+            f"{stem}.nested_absmax": np.array([2.0], np.float32),
+            f"{stem}.nested_quant_map": outer,
+        }
+    document = json.dumps(state).encode()
+    tensors[f"{stem}.quant_state.bitsandbytes__nf4"] = np.frombuffer(document, np.uint8)
+    save_file(tensors, tmp_path / "m.safetensors")
+    (up,) = open_path(tmp_path / "m.safetensors").tensors
+    assert (up.shape, up.storage) == (shape, "NF4")
+    want = (table[codes] * scales.repeat(block)).reshape(shape)
+    assert np.allclose(up.rows(0, 32), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_words_of_compressed_tensors_hold_as_many_codes_as_their_bits_say(
+    bits: int, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(5)
+    stem, shape, group = "model.layers.0.mlp.up_proj", (16, 64), 32
+    codes = random.integers(0, 1 << bits, shape)
+    grouped = codes.astype(np.uint32).reshape(shape[0], -1, 32 // bits)
+    words = (grouped << (bits * np.arange(32 // bits, dtype=np.uint32))).sum(-1, dtype=np.uint32)
+    scales = random.random((shape[0], shape[1] // group)).astype(np.float32)
+    tensors: dict[str, npt.NDArray[np.generic]] = {
+        f"{stem}.weight_packed": words.view(np.int32),
+        f"{stem}.weight_scale": scales,
+        f"{stem}.weight_shape": np.array(shape, np.int64),
+    }
+    save_file(tensors, tmp_path / "m.safetensors")
+    (up,) = open_path(tmp_path / "m.safetensors").tensors
+    want = (codes - (1 << (bits - 1))) * scales.repeat(group, 1)
+    assert np.allclose(up.rows(0, 16), want, atol=1e-6)

@@ -77,3 +77,29 @@ def _cycle(parents: list[int], root: int) -> list[int]:
         for seen in path:
             state[seen] = 2
     return []
+
+
+def is_below(tree: list[int], place: int, ancestor: int) -> bool:
+    """Whether `ancestor` is one of the ancestors of `place`, each node's parent given."""
+    for _ in range(len(tree)):
+        place = tree[place]
+        if place == ancestor:
+            return True
+        if place < 0:
+            return False
+    return False
+
+
+def root_of(tree: list[int], place: int) -> int:
+    """The first of the line that `place` ends."""
+    while tree[place] >= 0:
+        place = tree[place]
+    return place
+
+
+def depth_of(tree: list[int], place: int) -> int:
+    """How many ancestors `place` has."""
+    count = 0
+    while tree[place] >= 0 and count < len(tree):
+        place, count = tree[place], count + 1
+    return count

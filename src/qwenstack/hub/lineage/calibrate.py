@@ -54,6 +54,8 @@ class Calibration(msgspec.Struct, frozen=True):
 
     `adapter_alone` and `adapter_origin` count adapters whose base was the only one near, and those
     of which the weights left several bases open and the one that the others come from was taken.
+    `clear` and `close` count models whose parent was much nearer than the next candidate and not,
+    `below` those with descendants of their own among the candidates, `origin` those without parent.
     """
 
     related: Logistic
@@ -62,6 +64,7 @@ class Calibration(msgspec.Struct, frozen=True):
     adapter_origin: Frequency
     clear: Frequency
     close: Frequency
+    below: Frequency
     origin: Frequency
 
 
@@ -82,16 +85,20 @@ def derived(affinity: float, kept: float) -> float:
     related = found.related(affinity)
     if kept < 0.5:
         return related
-    answers = Frequency(
-        found.clear.right + found.close.right, found.clear.cases + found.close.cases
-    )
+    kinds = found.clear, found.close, found.below
+    answers = Frequency(sum(kind.right for kind in kinds), sum(kind.cases for kind in kinds))
     return max(related, answers.probability)
 
 
-def placed(margin: float) -> float:
-    """The probability that the parent found is the right one of its family."""
-    found = calibration().clear if margin >= CLEAR_MARGIN else calibration().close
-    return found.probability
+def placed(margin: float, *, descendants: bool) -> float:
+    """The probability that the parent found is the right one of its family.
+
+    `descendants` says that some of the candidates come from the model, which is harder to tell.
+    """
+    found = calibration()
+    if descendants:
+        return found.below.probability
+    return (found.clear if margin >= CLEAR_MARGIN else found.close).probability
 
 
 def origin() -> float:

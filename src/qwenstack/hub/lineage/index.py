@@ -175,7 +175,8 @@ class HubIndex:
             release.name: prints[release.manifest] for release in near if release.manifest in prints
         }
         open_model = opener(near, self._database.connect, self._open_file)
-        return trace(model, Library(list(named), open_model, named))
+        dates = {release.name: release.created_us for release in releases}
+        return trace(model, Library(list(named), open_model, named, dates))
 
     def noted(self, name: str) -> Answer | None:
         """What `update` found of a release; None where it is not traced. No layers are kept."""

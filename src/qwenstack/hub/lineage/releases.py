@@ -22,18 +22,22 @@ _WEIGHTS: Final = (".safetensors", ".gguf")
 
 
 class Release(msgspec.Struct, frozen=True):
-    """What a model repo's main branch holds; `manifest` is the release's digest."""
+    """What a model repo's main branch holds; `manifest` is the release's digest.
+
+    `created_us` is when the repo was made, in microseconds.
+    """
 
     repo_id: str
     name: str
     manifest: str
     summary: str
+    created_us: int
 
 
 def main_releases(connection: Connection) -> list[Release]:
     """Every model's newest release, in order of name."""
     query = (
-        select(repos.c.id, repos.c.name, commits.c.manifest, repos.c.summary)
+        select(repos.c.id, repos.c.name, commits.c.manifest, repos.c.summary, repos.c.created_us)
         .join(refs, refs.c.repo_id == repos.c.id)
         .join(
             commits,

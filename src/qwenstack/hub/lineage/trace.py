@@ -8,29 +8,28 @@ import msgspec
 import numpy as np
 
 from qwenstack.hub.lineage import adapters, calibrate
+from qwenstack.hub.lineage.arborescence import depth_of, is_below, root_of
 from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled, layers_in_place
 from qwenstack.hub.lineage.family import Family
 from qwenstack.hub.lineage.fingerprint import fingerprint
 from qwenstack.hub.lineage.inheritance import descends, remapped
 from qwenstack.hub.lineage.library import Library, affinity
-from qwenstack.hub.lineage.merging import Mixture, elementwise, mixture, sum_of_steps, vector
+from qwenstack.hub.lineage.merging import merge_of
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.relation import Relation, relation_of
 from qwenstack.hub.lineage.renamed import named_like
 from qwenstack.hub.lineage.rounding import nearest_levels
-from qwenstack.hub.lineage.tensors import Floats, UnreadableModel
+from qwenstack.hub.lineage.tensors import UnreadableModel
 
 Verdict = Literal["derived", "independent", "insufficient"]
 
 _SCREENED: Final = 48
 AFFINITY_MIN: Final = 0.25
-_MERGE_CANDIDATES: Final = 12
 _FARTHER_MAX: Final = 1.05
 _IN_PLACE_TRIED: Final = 32
 _UNREAD_SHOWN: Final = 8
 _CLOSE_MAX: Final = 16
 _EQUAL: Final = 1.001
-_UNCHANGED_MAX: Final = 1e-6
 _LEVELS_MIN: Final = 0.97  # of numbers that lie nearest to their own level, rounded otherwise
 _LEVELS_ALIKE: Final = 0.003
 _IN_PLACE_MAX: Final = 0.4  # farther apart in place, a disguise is the better explanation
@@ -188,7 +187,7 @@ def _first_of(close: list[adapters.Fit], library: Library) -> adapters.Fit:
     family = Family([sampled for _, sampled in found], library.compared, library.told)
     tree = family.parents()
     places = range(len(tree))
-    below = {place: sum(_is_below(tree, at, place) for at in places) for place in places}
+    below = {place: sum(is_below(tree, at, place) for at in places) for place in places}
     most = max(places, key=lambda place: (below[place], -place))
     return found[most][0] if below[most] else close[0]
 
@@ -272,7 +271,7 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
     same = family.same(0, parent)
     relation = relation_of(subject, found, pair, same=same)
     parents, evidence = [names[parent]], _evidence(pair, names[parent])
-    mixed = _merge(family, tree) if relation in ("fine-tune", "continued pre-training") else None
+    mixed = merge_of(family, tree) if relation in ("fine-tune", "continued pre-training") else None
     if mixed is not None:
         one, other, how = mixed
         parents, relation = [names[one], names[other]], "merge"
@@ -281,7 +280,7 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
         evidence.insert(0, Evidence(f"{how.form} merge", detail, how.left))
     confidence = calibrate.derived(affinities[parent - 1], pair.kept)
     margin = _margin(family, tree)
-    confidence *= calibrate.placed(margin)
+    confidence *= calibrate.placed(margin, descendants=bool(descendants))
     evidence.append(Evidence("margin", "how much nearer than the next candidate", _round(margin)))
     return Answer(
         parent=parents[0], parents=parents, relation=relation, verdict="derived",
@@ -291,17 +290,7 @@ def _placed(family: Family, affinities: list[float]) -> Answer:
 
 def _below(tree: list[int], place: int) -> bool:
     """Whether the subject, at place 0, is an ancestor of `place`."""
-    return _is_below(tree, place, 0)
-
-
-def _is_below(tree: list[int], place: int, ancestor: int) -> bool:
-    for _ in range(len(tree)):
-        place = tree[place]
-        if place == ancestor:
-            return True
-        if place < 0:
-            return False
-    return False
+    return is_below(tree, place, 0)
 
 
 def _margin(family: Family, tree: list[int]) -> float:
@@ -317,76 +306,6 @@ def _margin(family: Family, tree: list[int]) -> float:
     return 1.0 - mine / max(others[0], mine, 1e-12)
 
 
-def _merge(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None:
-    """The two members that the subject is a mixture of, the nearer first."""
-    if family.members[0].model.quantised:
-        return None
-    places = [
-        place
-        for place in range(1, len(tree))
-        if not family.between(0, place).units_moved
-        and not family.members[place].model.quantised
-        and not family.same(0, place)
-        and (tree[place] < 0 or not family.same(place, tree[place]))
-    ]
-    places = sorted(places, key=lambda place: family.distance(0, place))[:_MERGE_CANDIDATES]
-    layers = _layer_by_layer(family, places)
-    if layers is not None:
-        return layers
-    origin = _root(tree)
-    wanted = {0, *places, origin, tree[0]}
-    vectors: dict[int, Floats] = {
-        place: vector(family.members[place])
-        for place in wanted
-        if not family.members[place].model.quantised
-    }
-    others = [vectors[place] for place in vectors if place and len(vectors[place])]
-    apart = min(
-        (float(((vectors[0] - one) ** 2).sum()) for one in others if one.shape == vectors[0].shape),
-        default=0.0,
-    )
-    if apart <= _UNCHANGED_MAX * float((vectors[0] ** 2).sum()):
-        return None  # one of them explains it alone
-    best: tuple[int, int, Mixture] | None = None
-    for at, one in enumerate(places):
-        for other in places[at + 1 :]:
-            found = mixture(vectors[0], vectors[one], vectors[other], apart)
-            for start in {origin, tree[0]} - {one, other}:
-                if found is None and start in vectors:
-                    steps = vectors[0], vectors[start], vectors[one], vectors[other]
-                    found = elementwise(*steps) or sum_of_steps(*steps, apart)
-            if found is not None and (best is None or found.left < best[2].left):
-                best = (one, other, found)
-    return best
-
-
-def _root(tree: list[int]) -> int:
-    """The origin of the subject's family."""
-    place = tree[0]
-    while tree[place] >= 0:
-        place = tree[place]
-    return place
-
-
-def _layer_by_layer(family: Family, places: list[int]) -> tuple[int, int, Mixture] | None:
-    """Two members that each of the subject's layers is unchanged in one of, but not all in one."""
-    depth = family.members[0].depth
-    changed = np.full((len(places), depth), np.inf)
-    for row, place in enumerate(places):
-        for pair in family.between(0, place).layers:
-            if pair.layer == pair.parent_layer and pair.changes:
-                changed[row, pair.layer] = max(one.change for one in pair.changes.values())
-    if not len(places) or depth < 2 or changed.min(axis=0).max() > _UNCHANGED_MAX:
-        return None
-    held = changed <= _UNCHANGED_MAX
-    if held.all(axis=1).any():
-        return None
-    first = int(held.sum(axis=1).argmax())
-    second = int((held & ~held[first]).sum(axis=1).argmax())
-    share = float((held[second] & ~held[first]).sum()) / depth
-    return places[first], places[second], Mixture(share, 0.0, "layer by layer")
-
-
 def _parent(family: Family, tree: list[int]) -> int:
     """The subject's parent, found from the root downwards.
 
@@ -398,7 +317,7 @@ def _parent(family: Family, tree: list[int]) -> int:
     rounded = _rounded_from(family, tree)
     if rounded is not None:
         return rounded
-    subject, place = family.members[0], _root(tree)
+    subject, place = family.members[0], root_of(tree, 0)
     if place == 0 or family.between(0, place).units_moved:
         return tree[0]
     for _ in range(len(tree)):
@@ -408,7 +327,7 @@ def _parent(family: Family, tree: list[int]) -> int:
         steps = [
             (family.distance(0, child), child)
             for child in range(1, len(tree))
-            if _is_below(tree, child, place)
+            if is_below(tree, child, place)
             and not _below(tree, child)
             and _passable(family, child, place)
             and family.distance(0, child) < _FARTHER_MAX * pair.distance
@@ -418,16 +337,8 @@ def _parent(family: Family, tree: list[int]) -> int:
             return place
         # Of equals, such as a model and its copy with more tokens, the one nearer to the root.
         near = min(steps)[0] * _EQUAL + 1e-6
-        place = min((_depth(tree, at), far, at) for far, at in steps if far <= near)[2]
+        place = min((depth_of(tree, at), far, at) for far, at in steps if far <= near)[2]
     return place
-
-
-def _depth(tree: list[int], place: int) -> int:
-    """How many ancestors a member has."""
-    count = 0
-    while tree[place] >= 0 and count < len(tree):
-        place, count = tree[place], count + 1
-    return count
 
 
 def _rounded_from(family: Family, tree: list[int]) -> int | None:
@@ -448,7 +359,7 @@ def _rounded_from(family: Family, tree: list[int]) -> int | None:
         return None
     best = max(found)[0]
     alike = [one for one in found if one[0] > best - _LEVELS_ALIKE]
-    place = min(alike, key=lambda one: (one[1], round(one[2], 4), _depth(tree, one[3])))[3]
+    place = min(alike, key=lambda one: (one[1], round(one[2], 4), depth_of(tree, one[3])))[3]
     while tree[place] >= 0 and family.same(place, tree[place]):
         place = tree[place]
     return place

@@ -2,8 +2,8 @@
 
 The table is `tests/data/which_table.tsv`: reference (JSON text), kind, layer, governing document
 (a licence id, `api-terms`, `unknown`) and the source of the expectation. `*` leaves a kind open.
-`which_unlisted.tsv` holds references that the catalogue mostly does not list, with their base: there
-"unknown" is the answer, and a confident one would be wrong.
+`which_unlisted.tsv` holds references that the catalogue mostly does not list, with their base:
+there "unknown" is the answer, and a confident one would be wrong.
 """
 
 from __future__ import annotations

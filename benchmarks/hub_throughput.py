@@ -11,12 +11,17 @@ so (flask, flask-classful, flask-marshmallow, marshmallow below 4, marshmallow-e
 figcan, pyyaml, python-dateutil, python-dotenv, cryptography, cachetools, importlib-metadata,
 typing-extensions). Each server is one process, or one worker, with its files in the same folder.
 
-Clients are the same on both sides: curl; huggingface_hub, in a process of its own, timed without
-its start; for LFS one that asks, sends in one request and verifies, as git-lfs does. Every upload
-round has a new random file and a hub that is empty, so that nothing is there already.
+Two more stand beside the uploads. `sha256sum` of the file: whoever checks what came cannot be
+faster. And a server that throws away what it is sent (`sink`): with Xet, what it takes is the
+client's own cutting and hashing.
 
-Prints a Markdown table of medians. "CPU" is the server's processor time per GiB: of that, a busy
-machine takes nothing away.
+Clients are the same on both sides: curl; git-lfs, from a repository that has the file; and
+huggingface_hub, in a process of its own, timed without its start. "LFS" is a client that asks,
+sends in one request and verifies, and does nothing else. Every upload round has a new random file
+and a hub that is empty, so that nothing is there already.
+
+Prints a Markdown table of medians. "CPU" is processor time per GiB, of the servers and of the
+hub's client: of that, a busy machine takes nothing away.
 """
 
 from __future__ import annotations
@@ -28,16 +33,14 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,12 +48,11 @@ import msgspec
 import numpy as np
 from huggingface_hub import HfApi
 
+from benchmarks.hub_peers import FILE, REPO, Source, giftless, git_lfs_push, nginx, sink
 from tests.hub import RunningHub, running_hub
 
 GIB = 1024**3
 _PIECE = 1024 * 1024
-_REPO, _FILE = "acme/throughput", "weights.bin"
-_START_S = 30.0
 _CURL = ("curl", "--silent", "--fail", "--output", "/dev/null", "--write-out", "%{size_download}")
 _LFS = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
 DOWNLOAD = """
@@ -73,20 +75,12 @@ print(json.dumps({"seconds": time.perf_counter() - started, "bytes": os.path.get
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file to send, and what the LFS protocol calls it."""
-
-    path: Path
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Taken:
-    """What one transfer took: seconds of the clock, and of the server's processor."""
+    """What one transfer took: seconds of the clock, of the server's processor, of the client's."""
 
     seconds: float
     processor_s: float
+    client_s: float
 
 
 @dataclass(frozen=True)
@@ -100,6 +94,7 @@ class Row:
     ratio: float
     hub_processor_s_gib: float
     peer_processor_s_gib: float
+    client_processor_s_gib: float
 
 
 def random_file(path: Path, size: int) -> Source:
@@ -129,10 +124,14 @@ def processor_s(pid: int) -> float:
 
 def measured(pid: int, work: Callable[[], float | None]) -> Taken:
     """The time of one transfer: what it says itself, or that of the clock around it."""
-    spent, started = processor_s(pid), time.perf_counter()
+    spent, own, started = processor_s(pid), sum(os.times()[:4]), time.perf_counter()
     seconds = work()
     elapsed = time.perf_counter() - started
-    return Taken(elapsed if seconds is None else seconds, processor_s(pid) - spent)
+    return Taken(
+        elapsed if seconds is None else seconds,
+        processor_s(pid) - spent,
+        sum(os.times()[:4]) - own,
+    )
 
 
 def curl(url: str, size: int, token: str = "") -> None:
@@ -157,8 +156,8 @@ def client(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "NO_PROXY": "127.0.0.1",
-        "REPO": _REPO,
-        "FILE": _FILE,
+        "REPO": REPO,
+        "FILE": FILE,
         **more,
     }
     command = [sys.executable, "-c", script]
@@ -231,88 +230,6 @@ def post(url: str, body: object, headers: dict[str, str]) -> bytes:
     return content
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def process(command: Sequence[str], port: int, log: Path, **environment: str) -> Iterator[int]:
-    """A server for the time of the block; its process id."""
-    with log.open("ab") as file:
-        running = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
-    try:
-        until = time.monotonic() + _START_S
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            if running.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"{command[0]} does not start: {log.read_text()[-1500:]}")
-            time.sleep(0.05)
-        yield running.pid
-    finally:
-        running.terminate()
-        running.wait(timeout=30)
-
-
-def nginx_settings(folder: Path, port: int) -> str:
-    """One worker that gives `www` as a hub gives a repo, and takes files under `/put/`."""
-    user = "user root;" if os.geteuid() == 0 else ""
-    return textwrap.dedent(f"""
-        daemon off; {user} worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-        events {{ worker_connections 256; }}
-        http {{
-          access_log off; sendfile on; tcp_nopush on; client_max_body_size 0;
-          client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-          fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
-          scgi_temp_path {folder}/scgi;
-          server {{
-            listen 127.0.0.1:{port}; root {folder}/www;
-            location / {{ add_header X-Repo-Commit {"0" * 40}; }}
-            location /put/ {{ dav_methods PUT; create_full_put_path on; }}
-          }}
-        }}
-        """)
-
-
-@contextlib.contextmanager
-def nginx(folder: Path, source: Source) -> Iterator[tuple[str, int]]:
-    """nginx with the file at the hub's own path; its address and process id."""
-    at = folder / "www" / _REPO / "resolve" / "main" / _FILE
-    at.parent.mkdir(parents=True)
-    os.link(source.path, at)
-    port, settings = free_port(), folder / "nginx.conf"
-    settings.write_text(nginx_settings(folder, port))
-    command = ["nginx", "-e", f"{folder}/error.log", "-p", str(folder), "-c", str(settings)]
-    with process(command, port, folder / "nginx.log") as pid:
-        yield f"http://127.0.0.1:{port}", pid
-
-
-@contextlib.contextmanager
-def giftless(python: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """Giftless with one worker and its objects in files; the address of its batch API."""
-    folder.mkdir()
-    port, settings = free_port(), folder / "giftless.yaml"
-    settings.write_text(
-        textwrap.dedent(f"""
-            AUTH_PROVIDERS: ["giftless.auth.allow_anon:read_write"]
-            TRANSFER_ADAPTERS:
-              basic:
-                factory: giftless.transfer.basic_streaming:factory
-                options:
-                  storage_class: giftless.storage.local_storage:LocalStorage
-                  storage_options: {{path: {folder}/objects}}
-            """)
-    )
-    address = f"127.0.0.1:{port}"
-    command = [python, "-m", "gunicorn", "--bind", address, "--workers", "1", "--timeout", "600"]
-    command.append("giftless.wsgi_entrypoint:app")
-    log = folder / "giftless.log"
-    with process(command, port, log, GIFTLESS_CONFIG_FILE=str(settings)) as pid:
-        yield f"http://{address}/{_REPO}/objects/batch", pid
-
-
 def pid_of(hub: RunningHub) -> int:
     """Of the hub's process."""
     assert hub.process is not None
@@ -325,7 +242,7 @@ Works = dict[tuple[str, str], tuple[int, Callable[[], float | None]]]
 def downloads(hub: RunningHub, peer: tuple[str, int], source: Source, folder: Path) -> Works:
     """The ways down, of the hub and of nginx."""
     url, pid = peer
-    path = f"/{_REPO}/resolve/main/{_FILE}"
+    path = f"/{REPO}/resolve/main/{FILE}"
 
     def hf(endpoint: str, token: str, *, xet: bool) -> Callable[[], float]:
         return lambda: client(DOWNLOAD, endpoint, folder, xet=xet, token=token)
@@ -344,31 +261,53 @@ def downloads(hub: RunningHub, peer: tuple[str, int], source: Source, folder: Pa
 def uploads(
     hubs: Sequence[RunningHub],
     peer: tuple[str, int],
+    nowhere: tuple[str, int],
     other: tuple[str, int] | None,
     source: Source,
     folder: Path,
 ) -> Works:
     """The ways up: each to a hub that has nothing, and to the peers."""
-    (url, pid), (by_lfs, by_client, by_xet) = peer, hubs
+    (url, pid), (by_lfs, by_client, by_xet, by_git) = peer, hubs
 
-    def hf(hub: RunningHub, *, xet: bool) -> Callable[[], float]:
+    def hf(endpoint: str, token: str, *, xet: bool) -> Callable[[], float]:
         here = str(source.path)
-        return lambda: client(UPLOAD, hub.url, folder, xet=xet, token=hub.token, FILE_HERE=here)
+        return lambda: client(UPLOAD, endpoint, folder, xet=xet, token=token, FILE_HERE=here)
 
     def ask() -> None:
         sent = {"Authorization": f"Bearer {by_lfs.token}"}
-        lfs(f"{by_lfs.url}/{_REPO}.git/info/lfs/objects/batch", source, sent)
+        lfs(f"{by_lfs.url}/{REPO}.git/info/lfs/objects/batch", source, sent)
 
-    HfApi(endpoint=by_lfs.url, token=by_lfs.token).create_repo(_REPO)
+    def push() -> float:
+        return git_lfs_push(f"{by_git.url}/{REPO}.git/info/lfs", source, folder, by_git.token)
+
+    def sha256sum() -> None:
+        subprocess.run(["sha256sum", str(source.path)], check=True, stdout=subprocess.DEVNULL)
+
+    for hub in (by_lfs, by_git):
+        HfApi(endpoint=hub.url, token=hub.token).create_repo(REPO)
+    by_parts = hf(by_client.url, by_client.token, xet=False)
     works: Works = {
         ("upload, LFS", "hub"): (pid_of(by_lfs), ask),
         ("upload, PUT", "nginx"): (pid, lambda: put(f"{url}/put/{source.sha256}", source)),
-        ("upload, upload_file by LFS", "hub"): (pid_of(by_client), hf(by_client, xet=False)),
-        ("upload, upload_file by Xet", "hub"): (pid_of(by_xet), hf(by_xet, xet=True)),
+        ("upload, git lfs push", "hub"): (pid_of(by_git), push),
+        ("upload, upload_file by LFS", "hub"): (pid_of(by_client), by_parts),
+        ("upload, upload_file by Xet", "hub"): (
+            pid_of(by_xet),
+            hf(by_xet.url, by_xet.token, xet=True),
+        ),
+        ("upload, upload_file by Xet", "sink"): (nowhere[1], hf(nowhere[0], "none", xet=True)),
+        ("checking, SHA-256 alone", "sha256sum"): (os.getpid(), sha256sum),
     }
     if other is not None:
-        batch, process_id = other
-        works["upload, LFS", "Giftless"] = (process_id, lambda: lfs(batch, source, {}))
+        base, process_id = other
+        works["upload, LFS", "Giftless"] = (
+            process_id,
+            lambda: lfs(f"{base}/one/objects/batch", source, {}),
+        )
+        works["upload, git lfs push", "Giftless"] = (
+            process_id,
+            lambda: git_lfs_push(f"{base}/two", source, folder),
+        )
     return works
 
 
@@ -389,6 +328,7 @@ def measure(size: int, rounds: int, folder: Path, giftless_python: str | None) -
     source = random_file(folder / "down.bin", size)
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(nginx(folder / "nginx", source))
+        nowhere = stack.enter_context(sink(folder))
         other = None
         if giftless_python is not None:
             other = stack.enter_context(giftless(giftless_python, folder / "giftless"))
@@ -402,9 +342,9 @@ def measure(size: int, rounds: int, folder: Path, giftless_python: str | None) -
         for turn in range(rounds):
             fresh = random_file(folder / "up.bin", size)
             with contextlib.ExitStack() as hubs:
-                homes = [folder / f"hub-{turn}-{number}" for number in range(3)]
+                homes = [folder / f"hub-{turn}-{number}" for number in range(4)]
                 empty = [hubs.enter_context(running_hub(home)) for home in homes]
-                in_turns(uploads(empty, peer, other, fresh, folder), times, turn)
+                in_turns(uploads(empty, peer, nowhere, other, fresh, folder), times, turn)
             for stored in (
                 *homes,
                 folder / "nginx" / "www" / "put",
@@ -419,9 +359,12 @@ PAIRS = (
     ("download, hf_hub_download", "download, hf_hub_download", "nginx"),
     ("download, hf_hub_download by Xet", "download, hf_hub_download", "nginx"),
     ("upload, LFS", "upload, LFS", "Giftless"),
+    ("upload, git lfs push", "upload, git lfs push", "Giftless"),
+    ("upload, LFS", "checking, SHA-256 alone", "sha256sum"),
     ("upload, LFS", "upload, PUT", "nginx"),
     ("upload, upload_file by LFS", "upload, PUT", "nginx"),
     ("upload, upload_file by Xet", "upload, PUT", "nginx"),
+    ("upload, upload_file by Xet", "upload, upload_file by Xet", "sink"),
 )
 
 
@@ -443,6 +386,9 @@ def rows(times: Times, size: int) -> list[Row]:
                 ratio=round(seconds[1] / seconds[0], 3),
                 hub_processor_s_gib=round(spent[0] * GIB / size, 2),
                 peer_processor_s_gib=round(spent[1] * GIB / size, 2),
+                client_processor_s_gib=round(
+                    statistics.median(each.client_s for each in ours) * GIB / size, 2
+                ),
             )
         )
     return made
@@ -450,12 +396,13 @@ def rows(times: Times, size: int) -> list[Row]:
 
 def table(made: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    lines = ["| | hub, MB/s | peer | MB/s | hub/peer | hub's CPU, s/GiB | peer's |"]
-    lines.append("|---|--:|---|--:|--:|--:|--:|")
+    lines = ["| | hub, MB/s | peer | MB/s | hub/peer | hub's CPU, s/GiB | peer's | client's |"]
+    lines.append("|---|--:|---|--:|--:|--:|--:|--:|")
     for row in made:
         lines.append(
             f"| {row.what} | {row.hub_mb_s} | {row.peer} | {row.peer_mb_s} | {row.ratio:.0%} "
-            f"| {row.hub_processor_s_gib} | {row.peer_processor_s_gib} |"
+            f"| {row.hub_processor_s_gib} | {row.peer_processor_s_gib} "
+            f"| {row.client_processor_s_gib} |"
         )
     return "\n".join(lines)
 
@@ -475,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.mib < 1 or given.rounds < 1:
         parser.error("--mib and --rounds are 1 or more")
-    for program, package in (("nginx", "nginx"), ("curl", "curl")):
+    for program, package in (("nginx", "nginx"), ("curl", "curl"), ("git-lfs", "git-lfs")):
         if shutil.which(program) is None:
             parser.error(f"{program} is missing: apt-get install {package}")
     with tempfile.TemporaryDirectory(prefix="throughput-", dir=given.folder) as scratch:

@@ -13,6 +13,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from qwenstack.hub.mirror import Limits, mirror
+from qwenstack.hub.quotas import UPSTREAM, QuotaExceeded
+from qwenstack.hub.registry.waiting import waiting_of
+from qwenstack.hub.upstream import Upstream
 from tests.component.test_hub_mirror import copy, here, opened, refused
 
 REPO = "acme/model"
@@ -168,3 +172,22 @@ def test_a_page_too_large_to_hold_is_left(
     monkeypatch.setattr("qwenstack.hub.upstream._PAGE_BYTES_MAX", 1000)
     answers.tree = [FILE | {"path": f"{number}.txt"} for number in range(100)]
     assert "a page of more than 1000 bytes" in refused(tmp_path, answers.url, REPO)
+
+
+def test_what_was_fetched_and_then_refused_counts_against_the_bound(
+    answers: Any, tmp_path: Path
+) -> None:
+    """So that nobody fills the disk by asking for repos that are never published."""
+    poison = b"\x80\x04cos\nsystem\n(S'true'\ntR." + bytes(2_000_000)
+    blob = hashlib.sha1(b"blob %d\0" % len(poison) + poison).hexdigest()
+    answers.body = poison
+    answers.tree = [{"type": "file", "path": "a.bin", "size": len(poison), "oid": blob}]
+    assert "does not publish" in refused(tmp_path, answers.url, REPO)
+    hub = opened(tmp_path)
+    with hub.database.begin() as connection:
+        assert waiting_of(connection, UPSTREAM).bytes == len(poison)
+    upstream = Upstream(answers.url)
+    limits = Limits(all_bytes_max=3_000_000)
+    with pytest.raises(QuotaExceeded, match="is not copied"):
+        mirror(hub, upstream, "model", REPO, limits=limits)
+    hub.close()

@@ -365,3 +365,24 @@ def _until(ask: Any, wanted: str) -> str:
             break
         time.sleep(0.1)
     return answer
+
+
+def test_guests_fill_no_disk_with_copies(upstream: RunningHub, tmp_path: Path, repo: str) -> None:
+    names = [f"{repo[:50]}-{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        publish(upstream, name, {"model.safetensors": weights(seed=number)})
+    settings = {
+        "endpoint": upstream.url,
+        "namespaces": ["acme"],
+        "absent_s": 0.0,
+        "all_bytes_max": 700_000,
+    }
+    with running_hub(tmp_path / "hub", upstream=settings) as small:
+        paths = [f"/{name}/resolve/main/model.safetensors" for name in names]
+        answers = [call(small, "GET", path, token="") for path in paths]
+        assert [each[0] for each in answers] == [200, 200, 403]
+        assert "its operator allows 700000" in answers[2][2]["error"]
+        assert call(small, "GET", paths[0], token="")[0] == 200  # what is here is served on
+        # The operator's own copy is not bound by it.
+        assert copy(tmp_path, upstream.url, names[2])["changed"]
+        assert call(small, "GET", paths[2], token="")[0] == 200

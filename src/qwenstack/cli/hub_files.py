@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import click
 import msgspec
 
-from qwenstack.cli.hub_context import hub_folder
+from qwenstack.cli.context import home_option, json_option
+from qwenstack.cli.hub_context import database_option, hub_folder
 from qwenstack.hub import licence_history
 from qwenstack.hub.errors import RepoNotFound
 from qwenstack.hub.registry.manifests import Entry, Manifest
@@ -27,6 +30,40 @@ class ReleaseFiles(msgspec.Struct):
     open_file: Callable[[Entry], BinaryIO]
     commit: Commit | None = None
     history: Callable[[], list[licence_history.LicenceRevision]] = list
+
+
+class ReleaseOptions(msgspec.Struct, frozen=True):
+    """Which release of which hub a repo's name means."""
+
+    kind: Kind
+    revision: str
+    database: str | None
+    home: Path | None
+
+    def files_of(self, reference: str) -> AbstractContextManager[ReleaseFiles]:
+        """What REFERENCE means: a file or folder that is there, else a repo."""
+        return files_of(reference, self.kind, self.revision, self.database, self.home)
+
+
+def release_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--revision`, `--kind`, `--database` and `--home` as one `where`, and `--json`."""
+
+    @functools.wraps(command)
+    def called(
+        *, kind: Kind, revision: str, database: str | None, home: Path | None, **given: object
+    ) -> None:
+        command(where=ReleaseOptions(kind, revision, database, home), **given)
+
+    kinds = click.Choice(["model", "dataset"])
+    for option in (
+        json_option,
+        home_option,
+        database_option,
+        click.option("--kind", type=kinds, default="model"),
+        click.option("--revision", default="main", show_default=True),
+    ):
+        called = option(called)
+    return called
 
 
 @contextmanager

@@ -16,14 +16,13 @@ import msgspec
 from qwenstack.cli.bars import BuildingBars
 from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection, hub_folder
-from qwenstack.cli.hub_files import ReleaseFiles, files_of
+from qwenstack.cli.hub_files import ReleaseFiles, ReleaseOptions, release_options
 from qwenstack.core.instants import from_us
 from qwenstack.engines.models import Progress
 from qwenstack.hub import licence_history, signing
 from qwenstack.hub.errors import NotFound
 from qwenstack.hub.facts import Facts, compute
 from qwenstack.hub.registry.manifests import Entry, find_entry
-from qwenstack.hub.registry.repos import Kind
 from qwenstack.hub.safety import records
 from qwenstack.hub.safety.findings import Scan
 from qwenstack.hub.safety.policy import Policy, load_policy, policy_in
@@ -31,8 +30,6 @@ from qwenstack.hub.safety.scanner import scan as scan_file
 from qwenstack.studio.safe_text import printable
 
 _CLAIMS_SHOWN = {"agree": "agrees", "contradict": "CONTRADICTED", "absent": "nothing to hold it to"}
-_kind_option = click.option("--kind", type=click.Choice(["model", "dataset"]), default="model")
-_revision_option = click.option("--revision", default="main", show_default=True)
 
 
 @click.command()
@@ -43,18 +40,11 @@ _revision_option = click.option("--revision", default="main", show_default=True)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file of rules instead of the hub's own rules.toml; docs/hub-safety.md has its form.",
 )
-@_revision_option
-@_kind_option
-@database_option
-@home_option
-@json_option
+@release_options
 def scan(
     reference: str,
     policy_path: Path | None,
-    revision: str,
-    kind: Kind,
-    database: str | None,
-    home: Path | None,
+    where: ReleaseOptions,
     as_json: bool,
 ) -> None:
     """Scan a file, a folder or a repo for what could run, mislead or overflow; loads nothing.
@@ -66,9 +56,9 @@ def scan(
       qwenstack hub scan ./my-model
       qwenstack hub scan alice/my-model --revision v1 --json
     """
-    policy = load_policy(policy_path) if policy_path else policy_in(hub_folder(home))
+    policy = load_policy(policy_path) if policy_path else policy_in(hub_folder(where.home))
     scans: list[tuple[Entry, Scan]] = []
-    with files_of(reference, kind, revision, database, home) as files:
+    with where.files_of(reference) as files:
         for entry in files.files:
             scans.append((entry, _scan(entry, files.open_file, policy)))
     worst = [policy.action_on(found) for _, found in scans]
@@ -155,11 +145,7 @@ def quarantine(sha256: str | None, database: str | None, home: Path | None, as_j
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the signature goes. Default: model.sig, in a folder that is signed.",
 )
-@_revision_option
-@_kind_option
-@database_option
-@home_option
-@json_option
+@release_options
 def sign(
     reference: str,
     key: Path,
@@ -167,10 +153,7 @@ def sign(
     chain: tuple[Path, ...],
     ask_password: bool,
     signature: Path | None,
-    revision: str,
-    kind: Kind,
-    database: str | None,
-    home: Path | None,
+    where: ReleaseOptions,
     as_json: bool,
 ) -> None:
     """Sign all files of a folder or of a repo of this hub, in the OpenSSF model-signing format.
@@ -198,7 +181,7 @@ def sign(
             count = signing.sign_folder(folder, target, signer, told=_telling(bars))
     else:
         target = signature or Path(signing.SIGNATURE_NAME)
-        with files_of(reference, kind, revision, database, home) as files:
+        with where.files_of(reference) as files:
             if files.commit is None:
                 raise signing.SigningError(f"{reference} is a file; give its folder")
             count = signing.sign_release(files.name, files.files, target, signer)
@@ -228,21 +211,14 @@ def _telling(bars: BuildingBars) -> signing.Told:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The signature. Default: model.sig in the folder or the release.",
 )
-@_revision_option
-@_kind_option
-@database_option
-@home_option
-@json_option
+@release_options
 def verify(
     reference: str,
     public_key: Path | None,
     roots: tuple[Path, ...],
     release: str | None,
     signature: Path | None,
-    revision: str,
-    kind: Kind,
-    database: str | None,
-    home: Path | None,
+    where: ReleaseOptions,
     as_json: bool,
 ) -> None:
     """Hold a folder or a repo to a signature, or a folder to a release; needs no network.
@@ -259,7 +235,7 @@ def verify(
         raise click.UsageError("give one of --public-key, --certificate and --release")
     if release is not None:
         with (
-            files_of(release, kind, revision, database, home) as files,
+            where.files_of(release) as files,
             BuildingBars() as bars,
         ):
             told = _telling(bars)
@@ -274,7 +250,7 @@ def verify(
             found = signing.verify_folder(folder, target, verifier, told=_telling(bars))
     else:
         with (
-            files_of(reference, kind, revision, database, home) as files,
+            where.files_of(reference) as files,
             _signature_of(files, signature) as target,
         ):
             found = signing.verify_release(files.files, target, verifier)
@@ -316,18 +292,11 @@ def _print_verdict(
 @click.command()
 @click.argument("reference")
 @click.option("--licence-history", "with_history", is_flag=True, help="Of a repo: each change.")
-@_revision_option
-@_kind_option
-@database_option
-@home_option
-@json_option
+@release_options
 def facts(
     reference: str,
     with_history: bool,
-    revision: str,
-    kind: Kind,
-    database: str | None,
-    home: Path | None,
+    where: ReleaseOptions,
     as_json: bool,
 ) -> None:
     """Show what a folder or a repo holds by its own headers, and which claims that bears out.
@@ -337,8 +306,8 @@ def facts(
       qwenstack hub facts ./my-model
       qwenstack hub facts alice/my-model --licence-history --json
     """
-    with files_of(reference, kind, revision, database, home) as files:
-        found = compute(files.files, files.open_file, kind=kind)
+    with where.files_of(reference) as files:
+        found = compute(files.files, files.open_file, kind=where.kind)
         changes = licence_history.licence_history(files.history()) if with_history else []
     if as_json:
         print_json({"facts": found, "licence_history": changes} if with_history else found)

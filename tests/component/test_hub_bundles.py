@@ -291,6 +291,29 @@ def test_fsck_names_a_file_that_a_commit_has_and_the_store_has_not(tmp_path: Pat
     hub.close()
 
 
+def test_gc_says_beforehand_what_it_does_and_then_does_that(tmp_path: Path) -> None:
+    hub = make_hub(tmp_path)
+    publish(hub, "acme/base", {"a": BASE})
+    alone = hub.store.put([np.random.default_rng(1).bytes(500_000)])
+    hub.store.put_all([np.random.default_rng(2 + each).bytes(400_000) for each in range(4)])
+    content = files_of(hub, "acme/base")[1][0]
+
+    def told(*more: str) -> Any:
+        given = ["--older-than", "0s", "--home", str(tmp_path), "--json", *more]
+        result = CliRunner().invoke(gc, given, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    foretold = told("--dry-run")
+    assert (foretold["contents"], foretold["packs"], foretold["bytes"]) == (5, 2, 2_100_000)
+    assert hub.store.find(alone.sha256) is not None
+    assert told() == {**foretold, "dry_run": False}
+    assert hub.store.find(alone.sha256) is None
+    assert b"".join(hub.store.read(content.sha256)) == BASE
+    assert told()["contents"] == 0
+    hub.close()
+
+
 def test_fsck_ends_with_1_and_names_what_is_damaged(tmp_path: Path) -> None:
     hub = make_hub(tmp_path)
     content = hub.store.put([BASE])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from qwenstack.studio.http.admin import PREFIX as ADMIN_PREFIX
 from qwenstack.studio.http.admin import ROUTES as ADMIN_ROUTES
@@ -39,7 +40,7 @@ from qwenstack.studio.usage import UsageLine
 Errors = Literal["openai", "anthropic", "dashscope"]
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True):
+class Published(msgspec.Struct, frozen=True):
     """One operation.
 
     `answer` are the structs that its JSON answer has the fields of, together; none where `media`
@@ -55,11 +56,11 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
     query: tuple[str, ...] = ()
     media: str = "application/json"
-    streams: bool = False
-    form: bool = False
     errors: Errors | None = "openai"
-    open: bool = False
+    streams: bool = False
     runs: bool = False
+    form: bool = False
+    open: bool = False
     not_now: Any = None
 
 
@@ -68,193 +69,125 @@ def published() -> Iterator[Published]:
     yield from _OPERATIONS
     for prefix in OPENAI_PREFIXES:
         for each in _OPENAI:
-            yield msgspec.structs.replace(each, path=prefix + each.path)
+            yield replace(each, path=prefix + each.path)
     for prefix in ANTHROPIC_PREFIXES:
         for each in _ANTHROPIC:
-            yield msgspec.structs.replace(each, path=prefix + each.path)
+            yield replace(each, path=prefix + each.path)
     for each in _DASHSCOPE:
-        yield msgspec.structs.replace(each, path=DASHSCOPE_PREFIX + each.path)
+        yield replace(each, path=DASHSCOPE_PREFIX + each.path)
     for route in ADMIN_ROUTES:
-        yield Published(
-            method=route.method,
-            path=ADMIN_PREFIX + route.path,
-            summary=route.summary,
-            answer=(route.answer,),
-            body=route.body,
-            query=route.query,
-        )
+        path = ADMIN_PREFIX + route.path
+        yield Published(route.method, path, route.summary, (route.answer,), route.body, route.query)
 
 
 _OPERATIONS = (
+    Published("GET", "/healthz", "Whether the process lives", (Alive,), errors=None, open=True),
     Published(
-        method="GET",
-        path="/healthz",
-        summary="Whether the process lives",
-        answer=(Alive,),
-        errors=None,
-        open=True,
-    ),
-    Published(
-        method="GET",
-        path="/readyz",
-        summary="Whether requests will be served",
-        answer=(Readiness,),
+        "GET",
+        "/readyz",
+        "Whether requests will be served",
+        (Readiness,),
         errors=None,
         open=True,
         not_now=Readiness,
     ),
+    Published("GET", "/openapi.json", "This document", (dict[str, Any],), errors=None, open=True),
     Published(
-        method="GET",
-        path="/openapi.json",
-        summary="This document",
-        answer=(dict[str, Any],),
-        errors=None,
-        open=True,
-    ),
-    Published(
-        method="GET",
-        path="/metrics",
-        summary="Metrics for Prometheus, in its text format or OpenMetrics as asked",
+        "GET",
+        "/metrics",
+        "Metrics for Prometheus, in its text format or OpenMetrics as asked",
         media="text/plain",
         open=True,
     ),
 )
+_CHAT = Published(
+    "POST",
+    "/chat/completions",
+    "OpenAI chat completion",
+    (ChatAnswer,),
+    ChatRequest,
+    streams=True,
+    runs=True,
+)
 _OPENAI = (
-    Published(
-        method="POST",
-        path="/chat/completions",
-        summary="OpenAI chat completion",
-        answer=(ChatAnswer,),
-        body=ChatRequest,
-        streams=True,
-        runs=True,
-    ),
-    Published(
-        method="POST",
+    _CHAT,
+    replace(
+        _CHAT,
         path="/completions",
         summary="OpenAI text completion",
         answer=(CompletionAnswer,),
         body=CompletionRequest,
-        streams=True,
-        runs=True,
     ),
-    Published(
-        method="POST",
+    replace(
+        _CHAT,
         path="/responses",
         summary="OpenAI response",
         answer=(Outcome, Echo),
         body=ResponseRequest,
-        streams=True,
-        runs=True,
     ),
     Published(
-        method="POST",
-        path="/embeddings",
-        summary="OpenAI embeddings",
-        answer=(EmbeddingAnswer,),
-        body=EmbeddingFields,
-        runs=True,
+        "POST", "/embeddings", "OpenAI embeddings", (EmbeddingAnswer,), EmbeddingFields, runs=True
     ),
-    Published(method="GET", path="/models", summary="List models", answer=(ModelList,)),
-    Published(method="GET", path="/models/{model}", summary="Show a model", answer=(ModelCard,)),
+    Published("GET", "/models", "List models", (ModelList,)),
+    Published("GET", "/models/{model}", "Show a model", (ModelCard,)),
     Published(
-        method="GET",
-        path="/usage",
-        summary="Usage of the calling key's workspace",
-        answer=(list[UsageLine],),
+        "GET",
+        "/usage",
+        "Usage of the calling key's workspace",
+        (list[UsageLine],),
         query=("key", "by", "start", "end"),
     ),
-    Published(
-        method="POST", path="/files", summary="Upload a file", answer=(FileObject,), form=True
-    ),
-    Published(
-        method="GET",
-        path="/files",
-        summary="List files",
-        answer=(FileList,),
-        query=("purpose", "after", "limit"),
-    ),
-    Published(method="GET", path="/files/{file}", summary="Show a file", answer=(FileObject,)),
-    Published(
-        method="GET",
-        path="/files/{file}/content",
-        summary="A file's content",
-        media="application/jsonl",
-    ),
-    Published(
-        method="DELETE", path="/files/{file}", summary="Delete a file", answer=(DeletedFile,)
-    ),
-    Published(
-        method="POST",
-        path="/batches",
-        summary="Create a batch",
-        answer=(BatchObject,),
-        body=NewBatch,
-    ),
-    Published(
-        method="GET",
-        path="/batches",
-        summary="List batches",
-        answer=(BatchList,),
-        query=("after", "limit"),
-    ),
-    Published(method="GET", path="/batches/{batch}", summary="Show a batch", answer=(BatchObject,)),
-    Published(
-        method="POST",
-        path="/batches/{batch}/cancel",
-        summary="Cancel a batch",
-        answer=(BatchObject,),
-    ),
+    Published("POST", "/files", "Upload a file", (FileObject,), form=True),
+    Published("GET", "/files", "List files", (FileList,), query=("purpose", "after", "limit")),
+    Published("GET", "/files/{file}", "Show a file", (FileObject,)),
+    Published("GET", "/files/{file}/content", "A file's content", media="application/jsonl"),
+    Published("DELETE", "/files/{file}", "Delete a file", (DeletedFile,)),
+    Published("POST", "/batches", "Create a batch", (BatchObject,), NewBatch),
+    Published("GET", "/batches", "List batches", (BatchList,), query=("after", "limit")),
+    Published("GET", "/batches/{batch}", "Show a batch", (BatchObject,)),
+    Published("POST", "/batches/{batch}/cancel", "Cancel a batch", (BatchObject,)),
 )
 _ANTHROPIC = (
-    Published(
-        method="POST",
+    replace(
+        _CHAT,
         path="/messages",
         summary="Anthropic message",
         answer=(MessageAnswer,),
         body=MessagesRequest,
-        streams=True,
-        runs=True,
         errors="anthropic",
     ),
     Published(
-        method="POST",
-        path="/messages/count_tokens",
-        summary="Count the tokens of an Anthropic message",
-        answer=(TokenCount,),
-        body=PromptFields,
-        runs=True,
+        "POST",
+        "/messages/count_tokens",
+        "Count the tokens of an Anthropic message",
+        (TokenCount,),
+        PromptFields,
         errors="anthropic",
+        runs=True,
     ),
 )
+_GENERATION = replace(
+    _CHAT,
+    path="/aigc/text-generation/generation",
+    summary="DashScope generation",
+    answer=(GenerationAnswer,),
+    body=DashScopeRequest,
+    errors="dashscope",
+)
 _DASHSCOPE = (
-    Published(
-        method="POST",
-        path="/aigc/text-generation/generation",
-        summary="DashScope generation",
-        answer=(GenerationAnswer,),
-        body=DashScopeRequest,
-        streams=True,
-        runs=True,
-        errors="dashscope",
-    ),
-    Published(
-        method="POST",
+    _GENERATION,
+    replace(
+        _GENERATION,
         path="/aigc/multimodal-generation/generation",
         summary="DashScope multimodal generation",
-        answer=(GenerationAnswer,),
-        body=DashScopeRequest,
-        streams=True,
-        runs=True,
-        errors="dashscope",
     ),
     Published(
-        method="POST",
-        path="/embeddings/text-embedding/text-embedding",
-        summary="DashScope embeddings",
-        answer=(DashScopeVectors,),
-        body=EmbeddingBody,
-        runs=True,
+        "POST",
+        "/embeddings/text-embedding/text-embedding",
+        "DashScope embeddings",
+        (DashScopeVectors,),
+        EmbeddingBody,
         errors="dashscope",
+        runs=True,
     ),
 )

@@ -139,11 +139,10 @@ def merge_of(family: Family, tree: list[int]) -> tuple[int, int, Mixture] | None
         for other in places[at + 1 :]:
             found = mixture(vectors[0], vectors[one], vectors[other], apart)
             for start in {origin, tree[0]} - {one, other}:
-                if found is None and start in vectors:
+                made = all(_made(tree, at, start) for at in (one, other))
+                if found is None and made and start in vectors:
                     steps = vectors[0], vectors[start], vectors[one], vectors[other]
-                    found = elementwise(*steps)
-                    if found is None and all(_made(tree, at, start) for at in (one, other)):
-                        found = sum_of_steps(*steps, apart)
+                    found = elementwise(*steps) or sum_of_steps(*steps, apart)
             if found is not None and (best is None or found.left < best[2].left):
                 best = (one, other, found)
     return best

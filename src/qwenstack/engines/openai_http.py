@@ -428,6 +428,8 @@ class OpenAIEngine:
         except _Closed as error:
             raise EngineUnavailable(f"{self._server.name} was closed") from error
         except (ConnectionLost, NotHttp) as error:
+            if self._pool is None:  # what ends with the engine need not have waited for it
+                raise EngineUnavailable(f"{self._server.name} was closed") from error
             message = f"{self._server.name} broke its answer off"
             if began:
                 raise EngineProtocolError(message) from error

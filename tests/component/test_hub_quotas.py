@@ -18,6 +18,7 @@ from sqlalchemy import delete, select
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub import quotas
+from qwenstack.hub.accounts import departures
 from qwenstack.hub.registry.live import live_contents
 from qwenstack.hub.registry.repos import delete_repo, read_repo
 from qwenstack.hub.registry.waiting import forget_removed
@@ -279,3 +280,33 @@ def test_only_operators_set_limits_and_the_log_says_who_did(hub: RunningHub) -> 
         lines = audit_log.read_lines(connection, after=0, limit=1000)
     opened.close()
     assert (lines[-1].action, lines[-1].subject) == ("hub.quota.set", "acme")
+
+
+def test_counts_and_departures_are_the_same_on_postgresql(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with running_hub(tmp_path / "hub", database_url=postgres_url, lfs_bytes_min=MB) as hub:
+        body = {"name": "hostile", "organization": "acme"}
+        assert call(hub, "POST", "/api/repos/create", json_body=body)[0] == 200
+        limit(hub, "acme", bytes_max=3 * MB, repos_max=1)
+        limit(hub, quotas.EVERYBODY, waiting_bytes_max=2 * MB, guest_bytes_max=MB)
+        contents = [os.urandom(MB) for _ in range(3)]
+        assert [upload(hub, each)[0] for each in contents] == [200, 200, 403]
+        assert upload(hub, contents[2], token=hub.other)[0] == 200
+        assert commit(hub, *(lfs_file(f"{n}", contents[n]) for n in range(2)))[0] == 200
+        assert (usage(hub, "acme").bytes // MB, usage(hub, "alice").waiting_bytes) == (2, 0)
+        assert usage(hub, "bob").guest_bytes == MB
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        listed = list(api.list_lfs_files(REPO))
+        api.permanently_delete_lfs_files(REPO, listed[:1])
+        assert usage(hub, "alice").waiting_bytes == MB
+        assert len(list(api.list_lfs_files(REPO))) == 1
+        opened = hub.open()
+        with opened.database.begin() as connection:
+            departures.rename_account(connection, "acme", "Apex")
+            departures.delete_account(connection, "bob")
+            assert forget_removed(connection) == 0
+            assert quotas.limits_of(connection, "apex").repos_max == 1
+        opened.close()
+        assert api.repo_info(REPO).id == "Apex/hostile"
+        assert usage(hub, "apex").bytes // MB == 1

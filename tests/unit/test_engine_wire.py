@@ -374,6 +374,21 @@ def test_llama_servers_timings_are_a_running_count() -> None:
 # --- Whole bodies ---------------------------------------------------------------------------------
 
 
+def test_thoughts_are_counted_where_llama_server_does_not() -> None:
+    def piece(number: int, **delta: str) -> bytes:
+        timings = {"prompt_n": 3, "cache_n": 4, "predicted_n": number}
+        choice = {"index": 0, "delta": delta, "finish_reason": None}
+        return json.dumps({"choices": [choice], "timings": timings}).encode()
+
+    decoder = StreamDecoder()
+    step = decoder.step([piece(1, reasoning_content="a"), piece(2, reasoning_content="b")])
+    assert step is not None
+    assert step.usage == TokenUsage(7, 2, cached=4, reasoning=2)
+    step = decoder.step([piece(4, content="c"), chunk(finish="stop"), usage_chunk(), DONE])
+    assert step is not None
+    assert step.usage == TokenUsage(7, 3, reasoning=2)
+
+
 def test_a_whole_body_is_one_final_step() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}

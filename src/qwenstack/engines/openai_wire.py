@@ -188,6 +188,7 @@ class StreamDecoder:
         "_hide",
         "_opened",
         "_running",
+        "_thoughts",
         "_usage",
         "began",
         "done",
@@ -201,6 +202,7 @@ class StreamDecoder:
         self._first_calls: dict[int, int] | None = {} if one_call else None
         self._finished: set[int] = set()
         self._called: set[int] = set()
+        self._thoughts: dict[int, int] = {}
         self._usage: TokenUsage | None = None
         self._exact = False
         self._ended: int | None = None
@@ -252,6 +254,8 @@ class StreamDecoder:
                     self._take(choice, deltas, chunk.verbose)
             if wanted > 1:
                 self._count_choice(chunk)
+            if chunk.timings is not None:
+                self._count_thoughts(choices, chunk.timings)
             if chunk.usage is not None and len(finished) == wanted:
                 self._exact = True  # counts from before the last token are running counts only
         if deltas:
@@ -277,12 +281,15 @@ class StreamDecoder:
         if self._running and last is not None and (last.choices or last.timings is not None):
             # Each choice has been counted for itself, until vLLM's and SGLang's last chunk.
             usage = _sum_over_choices(self._running)
-            if wire is not None:
-                self._usage = usage
         elif wire is not None:
-            usage = self._usage = token_usage(wire)
+            usage = token_usage(wire)
         elif last is not None and last.timings is not None:
             usage = _running_usage(last.timings)
+        if self._thoughts and usage is not None and not usage.reasoning:
+            thoughts = min(sum(self._thoughts.values()), usage.completion)
+            usage = msgspec.structs.replace(usage, reasoning=thoughts)
+        if wire is not None:
+            self._usage = usage
         if ends:
             self._check_whole()
             self.done = True
@@ -354,6 +361,13 @@ class StreamDecoder:
             self._running[chunk.choices[0].index] = usage
         elif chunk.timings is not None and self._ended is not None:
             self._running[self._ended] = usage
+
+    def _count_thoughts(self, choices: list[WireChoice], timings: WireTimings) -> None:
+        """Count what llama-server does not: a choice's tokens at its last piece of a thought."""
+        for choice in choices:
+            piece = choice.delta
+            if piece is not None and (piece.reasoning_content or piece.reasoning):
+                self._thoughts[choice.index] = timings.predicted_n
 
     def _check_whole(self) -> None:
         missing = self._choices - len(self._finished)

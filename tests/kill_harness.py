@@ -67,7 +67,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
 FREE = Tenant(name="harness", clients=CLIENTS)
 HURRIED = Tenant(
-    name="hurried", clients=2, limit=Limit(requests_per_minute=60, tokens_per_minute=3000)
+    name="hurried", clients=2, limit=Limit(requests_per_minute=12, tokens_per_minute=1000)
 )
 NARROW = Tenant(name="narrow", clients=3, limit=Limit(concurrency=2))
 
@@ -320,8 +320,8 @@ async def run(
     upstream = Upstream()
     await upstream.start()
     settings = Settings(database=DatabaseSettings(url=database_url))
-    # What its money covers runs out on the way: some five requests a kill.
-    tenants = [FREE, Tenant(name="poor", clients=2, money_micro=8 * kills)]
+    # What its money covers runs out on the way: some two requests a kill.
+    tenants = [FREE, Tenant(name="poor", clients=2, money_micro=4 * kills)]
     if admission_url:
         tenants += [HURRIED, NARROW]
     keys = [(each, make_tenant(settings, home, each)) for each in tenants]

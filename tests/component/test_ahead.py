@@ -8,9 +8,11 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -192,6 +194,36 @@ async def test_a_standing_holds_just_the_bills_acknowledged_before_it(
     with database.begin() as connection:
         assert read_standing(connection).balances == {workspace.id: -1500}
         assert verify_ledger(connection) == []
+
+
+async def test_no_bill_is_acknowledged_before_a_standing_that_was_read_without_it(
+    tmp_path: Path, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = a_workspace(database)
+    journal = a_journal(database, tmp_path / "spool")
+    tell = journal._tell
+
+    def tell_late(pairs: Any) -> None:
+        time.sleep(0.05)  # the database has it, and the event loop does not know yet
+        tell(pairs)
+
+    monkeypatch.setattr(journal, "_tell", tell_late)
+    acknowledged, differences = [0], []
+
+    def compare(standing: object) -> None:
+        assert isinstance(standing, Standing)
+        differences.append(standing.balances.get(workspace.id, 0) + len(acknowledged) - 1)
+
+    for round_number in range(5):
+        reading = journal.submit(Run(read_standing), compare)
+        number = 0
+        while not reading.done():
+            settle = Settle(charge=a_charge(workspace, f"req_{round_number}_{number}", 1))
+            journal.submit(settle, acknowledged.append, alone=True)  # type: ignore[arg-type]
+            number += 1
+            await asyncio.sleep(0.005)
+    assert differences == [0] * 5
+    await asyncio.to_thread(journal.close)
 
 
 async def test_bills_that_find_no_room_in_the_file_wait_for_the_database(

@@ -80,10 +80,11 @@ class Journal:
         self._ahead_works = ahead is not None
         self._pending: deque[_Pending] = deque()
         self._wake = threading.Condition()
-        # Of what is in the queue: what waits for a transaction, and what no bill may overtake.
+        # What of the queue waits for a transaction, what is durable without one, and how many
+        # writes that no bill may overtake are not acknowledged yet.
         self._urgent = 0
-        self._barriers = 0
         self._durable = 0
+        self._barriers = 0
         self._closing = False
         self._failure: str | None = None
         self._kept: list[Write] = []
@@ -193,7 +194,7 @@ class Journal:
         finally:
             self._flushing.release()
         if done:
-            _resolve([(pending, True)])
+            self._resolve([(pending, True)])
         return True
 
     def _run_ahead(self) -> None:
@@ -317,7 +318,27 @@ class Journal:
             by_loop.setdefault(pair[0].loop, []).append(pair)
         for loop, own in by_loop.items():
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_resolve, own)
+                loop.call_soon_threadsafe(self._resolve, own)
+            else:
+                for pending, _ in own:
+                    self._end(pending)
+
+    def _resolve(self, pairs: list[tuple[_Pending, object]]) -> None:
+        for pending, result in pairs:
+            if pending.told:
+                continue
+            if pending.then is not None:
+                pending.then(result)
+            if not pending.future.done():
+                pending.future.set_result(result)
+            self._end(pending)
+
+    def _end(self, pending: _Pending) -> None:
+        """Whoever handed it in was told. Only now may a bill that comes later be acknowledged."""
+        pending.told = True
+        if _is_barrier(pending.write):
+            with self._wake:
+                self._barriers -= 1
 
     def _refuse(self, pending: _Pending, error: Exception) -> None:
         if isinstance(pending.write, Settle):
@@ -328,8 +349,15 @@ class Journal:
                 exc_info=error,
             )
         self._drop(1)
-        if not pending.loop.is_closed():
-            pending.loop.call_soon_threadsafe(_reject, pending.future, error)
+
+        def refuse() -> None:
+            _reject(pending.future, error)
+            self._end(pending)
+
+        if pending.loop.is_closed():
+            self._end(pending)
+        else:
+            pending.loop.call_soon_threadsafe(refuse)
 
     def _drop(self, count: int) -> None:
         with self._wake:
@@ -339,9 +367,7 @@ class Journal:
                 self._durable -= pending.durable
                 if pending.segment is not None:
                     pending.segment.released += 1
-                if not pending.ahead:
-                    self._urgent -= 1
-                    self._barriers -= _is_barrier(pending.write)
+                self._urgent -= not pending.ahead
 
     def _lost(self, error: DBAPIError) -> None:
         if self._failure is None:
@@ -380,17 +406,6 @@ class Journal:
             if not pending.loop.is_closed():
                 refusal = _unavailable("The ledger did not confirm this request in time")
                 pending.loop.call_soon_threadsafe(_reject, pending.future, refusal)
-
-
-def _resolve(pairs: list[tuple[_Pending, object]]) -> None:
-    for pending, result in pairs:
-        if pending.told:
-            continue
-        pending.told = True
-        if pending.then is not None:
-            pending.then(result)
-        if not pending.future.done():
-            pending.future.set_result(result)
 
 
 def _reject(future: asyncio.Future[object], error: Exception) -> None:

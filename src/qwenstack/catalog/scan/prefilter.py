@@ -24,6 +24,7 @@ from qwenstack.catalog.which.spelling import ODD, plain
 _BUFFER_BYTES: Final = 128 * 1024
 _SCRATCH_BYTES: Final = _BUFFER_BYTES
 _PROBE_BYTES: Final = 8 * 1024
+_AROUND_CHARACTERS: Final = 48  # more than any needle is long
 _MARGIN: Final = 16  # zero bytes between files, so that no needle spans two
 
 _EXACT: Final = tuple(needle.encode() for needle in NEEDLES)
@@ -125,17 +126,14 @@ def _found(
     # A long file takes several steps, which overlap by more than any needle is long.
     steps = range(0, max(end - _MARGIN, 1), _SCRATCH_BYTES - _MARGIN)
     places = np.concatenate([_places(folded[at : at + _SCRATCH_BYTES]) + at for at in steps])
-    odd = _odd_places(np.frombuffer(buffer, np.uint8, end))
-    if len(odd):
-        places = np.sort(np.concatenate([places, odd]))
-    if not len(places):
-        return
     starts = np.fromiter((span[1] for span in spans), np.int64, len(spans))
-    for number in np.unique(np.searchsorted(starts, places, side="right") - 1).tolist():
+    near = np.unique(np.searchsorted(starts, places, side="right") - 1).tolist()
+    odd = [number for number, (_, *span) in enumerate(spans) if _odd(buffer, *span)]
+    for number in sorted({*near, *odd}) if odd else near:
         path, start, stop = spans[max(number, 0)]
         data = bytes(buffer[start:stop])
         lower = data.lower()
-        if not any(needle in lower for needle in _EXACT) and not _looks_alike(data):
+        if not any(needle in lower for needle in _EXACT) and not (odd and _looks_alike(data)):
             continue
         if 0 in data[:_PROBE_BYTES]:
             tally.binary += 1
@@ -168,31 +166,38 @@ def _places(folded: Bytes) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def _odd_places(raw: Bytes) -> npt.NDArray[np.int64]:
-    """Where a character stands that can make a name look like another, beside an ASCII letter."""
-    leads: npt.NDArray[np.int64] = np.flatnonzero(raw[:-_MARGIN] >= 0xC2)
-    if not len(leads):
-        return leads
+def _odd(buffer: bytearray, start: int, stop: int) -> bool:
+    """Whether a text in the buffer has a character, beside an ASCII letter or digit, that can make
+    a name look like another."""
+    piece = buffer[start:stop]
+    if piece.isascii() or 0 in piece[:_PROBE_BYTES]:
+        return False
+    raw = np.frombuffer(piece + _ZEROS, np.uint8)
+    leads = np.flatnonzero(raw >= 0xC2)
     pairs = raw[leads].astype(np.uint16)
     pairs <<= 8
     pairs |= raw[leads + 1]
     leads = leads[_ODD_PAIRS[pairs]]
     wide = (raw[leads] == 0xEF) & (raw[leads + 1] != 0xBB)
     beside = _WORD[raw[leads - 1]] | _WORD[raw[leads + 2]] | _WORD[raw[leads + 3]] | wide
-    found: npt.NDArray[np.int64] = leads[beside]
-    return found
+    return bool(beside.any())
 
 
 def _looks_alike(data: bytes) -> bool:
-    """Whether a needle shows once letters are read as what they look like."""
-    if data.isascii():
+    """Whether a needle shows once the letters beside odd ones are read as what they look like."""
+    if data.isascii() or 0 in data[:_PROBE_BYTES]:
         return False
     text = data.decode("utf-8", "replace")
-    return ODD.search(text) is not None and any(
-        needle in line
-        for line in map(str.lower, map(plain, text.splitlines()))
-        for needle in NEEDLES
-    )
+    done = -1
+    for match in ODD.finditer(text):
+        if match.start() < done:
+            continue
+        around = text[max(0, match.start() - _AROUND_CHARACTERS) : match.end() + _AROUND_CHARACTERS]
+        done = match.end() + _AROUND_CHARACTERS // 2
+        latin = plain(around).lower()
+        if any(needle in latin for needle in NEEDLES):
+            return True
+    return False
 
 
 def _odd_pairs() -> Mask:

@@ -30,6 +30,7 @@ from qwenstack.hub.errors import (
 )
 from qwenstack.hub.family import Member, member_of, read_family, shown_to
 from qwenstack.hub.listing import Place, Question
+from qwenstack.hub.quotas import QuotaExceeded
 from qwenstack.hub.recorded import read_kin
 from qwenstack.hub.registry.repos import (
     Kind,
@@ -564,3 +565,24 @@ def test_what_a_stranger_wrote_on_a_card_hides_no_fact(database: Engine) -> None
     with database.begin() as connection:
         (member,) = read_family(connection, GUEST)
     assert member.parameters == 5_000_000_000 and member.licence is None
+
+
+def test_an_author_fills_no_database_with_words(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with comments nor with versions of one; hiding them makes room again."""
+    monkeypatch.setattr(discussions, "WORDS_BYTES_MAX", 20_000)
+    repo = publish(database, "Acme/model")
+    with database.begin() as connection:
+        made = discussions.open_discussion(
+            connection, repo_id=repo.id, author="bob", title="a flood", description=""
+        )
+        event = discussions.add_comment(connection, made, author="bob", text="x" * 15_000)
+        discussions.edit_comment(connection, made, event.id, author="bob", text="y" * 15_000)
+        with pytest.raises(QuotaExceeded, match="bob has written 20000 bytes"):
+            discussions.add_comment(connection, made, author="bob", text="more")
+        with pytest.raises(QuotaExceeded):
+            discussions.edit_comment(connection, made, event.id, author="bob", text="more")
+        discussions.add_comment(connection, made, author="carol", text="I may")
+        discussions.hide_comment(connection, made, event.id, by="bob")
+        discussions.add_comment(connection, made, author="bob", text="now I may")

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from qwenstack.core.instants import now_us
 from qwenstack.hub.errors import BadRequest, Conflict, NotFound, TooMany
+from qwenstack.hub.quotas import QuotaExceeded
 from qwenstack.storage.hub_tables import discussion_events, discussions, repos
 from qwenstack.storage.rows import read_row
 
@@ -26,6 +27,8 @@ EVENTS_MAX = 5_000
 # Of one author in one repo: each pull request costs the repo a ref.
 OPEN_MAX = 500
 EDITS_MAX = 100
+# Of one author on the whole hub, every version of every comment counted.
+WORDS_BYTES_MAX = 256 * 1024 * 1024
 PAGE = 50
 
 
@@ -199,6 +202,7 @@ def add_comment(connection: Connection, discussion: Discussion, *, author: str, 
     text = check_comment(text)
     if not text:
         raise BadRequest("comment is empty; write something")
+    _check_room(connection, author)
     at_us = now_us()
     comment = Comment(versions=(Version(text, author, at_us),))
     return _append(connection, discussion, author, comment, at_us)
@@ -216,6 +220,7 @@ def edit_comment(
         raise Conflict("The comment is hidden; a hidden comment cannot be edited.")
     if len(comment.versions) > EDITS_MAX:
         raise Conflict(f"The comment was edited {EDITS_MAX} times, the most that is kept.")
+    _check_room(connection, author)
     versions = (*comment.versions, Version(text, author, now_us()))
     return _replace(connection, discussion, event, Comment(versions=versions))
 
@@ -227,6 +232,17 @@ def hide_comment(
     event, comment = find_comment(connection, discussion, event_id)
     emptied = tuple(Version("", each.author, each.at_us) for each in comment.versions[:1])
     return _replace(connection, discussion, event, Comment(emptied, hidden_by=by))
+
+
+def _check_room(connection: Connection, author: str) -> None:
+    """Raises QuotaExceeded for an author who has written more than is kept of one."""
+    written = func.sum(func.length(discussion_events.c.document))
+    query = select(written).where(discussion_events.c.author == author)
+    if (connection.scalar(query) or 0) >= WORDS_BYTES_MAX:
+        raise QuotaExceeded(
+            f"{author} has written {WORDS_BYTES_MAX} bytes in discussions, the most that this hub "
+            "keeps of one account; hide some comments first."
+        )
 
 
 def find_comment(

@@ -305,6 +305,7 @@ discussion_events = Table(
     Column("author", String(96), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("document", Text, nullable=False),  # JSON
+    Index(None, "author"),
     sqlite_with_rowid=False,
 )
 

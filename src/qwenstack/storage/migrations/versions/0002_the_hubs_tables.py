@@ -63,6 +63,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("repo_id", "number", "id", name=op.f("pk_hub_discussion_events")),
         sqlite_with_rowid=False,
     )
+    with op.batch_alter_table("hub_discussion_events", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_hub_discussion_events_author"), ["author"], unique=False
+        )
+
     op.create_table(
         "hub_fingerprints",
         sa.Column("manifest", sa.String(length=64), nullable=False),
@@ -417,6 +422,9 @@ def downgrade() -> None:
     op.drop_table("hub_packs")
     op.drop_table("hub_manifests")
     op.drop_table("hub_fingerprints")
+    with op.batch_alter_table("hub_discussion_events", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_hub_discussion_events_author"))
+
     op.drop_table("hub_discussion_events")
     with op.batch_alter_table("hub_contents", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_hub_contents_xet_hash"))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 import pytest_asyncio
@@ -205,6 +206,25 @@ async def test_what_vllm_refuses_is_refused_with_the_reason(
     assert "--reasoning" not in str(caught.value), "the caller cannot set vLLM's flags"
     if said == "context":
         assert caught.value.code == "context_length_exceeded"
+
+
+async def test_anthropics_clients_hear_which_stop_sequence_vllm_met(studio: RunningStudio) -> None:
+    key = await studio.tenant("stops")
+    async with anthropic.AsyncAnthropic(
+        base_url=studio.url, api_key=key, max_retries=0, timeout=300
+    ) as client:
+        for stops, expected in (
+            (["never", "Paris"], ("stop_sequence", "Paris")),
+            (["never"], ("end_turn", None)),
+        ):
+            answer = await client.messages.create(
+                model=MODEL,
+                messages=PARIS,
+                max_tokens=60,
+                stop_sequences=stops,
+                extra_body={"temperature": 0},
+            )
+            assert (answer.stop_reason, answer.stop_sequence) == expected
 
 
 async def test_a_client_that_leaves_stops_vllm_and_pays_for_what_it_got(

@@ -510,7 +510,8 @@ async def test_a_clients_trace_goes_on_through_our_span_to_the_remote_engine(
     tmp_path: Path,
 ) -> None:
     async with otlp_receiver() as (url, spans):
-        async with watched(tmp_path, TelemetrySettings(otlp_endpoint=url)) as studio:
+        telemetry = TelemetrySettings(otlp_endpoint=url)
+        async with watched(tmp_path, telemetry) as studio:
             await traced(studio, await studio.tenant(), CALLER)
             [told] = studio.upstream.headers
     [span] = spans
@@ -524,7 +525,8 @@ async def test_a_clients_trace_goes_on_through_our_span_to_the_remote_engine(
 async def test_a_hostile_trace_is_ignored_and_a_new_one_begun(tmp_path: Path, sent: str) -> None:
     headers = {"traceparent": sent, "tracestate": "vendor=1"}
     async with otlp_receiver() as (url, spans):
-        async with watched(tmp_path, TelemetrySettings(otlp_endpoint=url)) as studio:
+        telemetry = TelemetrySettings(otlp_endpoint=url)
+        async with watched(tmp_path, telemetry) as studio:
             await traced(studio, await studio.tenant(), headers)
             [told] = studio.upstream.headers
     [span] = spans

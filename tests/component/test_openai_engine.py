@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwenstack.core.generation import (
@@ -203,6 +204,28 @@ async def test_a_raw_prompt_goes_to_the_completions_route() -> None:
 
     async with engine(script) as (made, _):
         assert said(await run(made, GenerationRequest(model="m", prompt="France:"))) == "Paris"
+
+
+@pytest.mark.parametrize(("several", "names"), [(True, ["f", "g"]), (False, ["f"])])
+async def test_one_tool_call_comes_at_most_where_the_server_does_not_keep_to_that(
+    several: bool, names: list[str]
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        calls = [
+            {"index": index, "id": name, "function": {"name": name, "arguments": "{}"}}
+            for index, name in enumerate("fg")
+        ]
+        choice = {"index": 0, "delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+        await exchange.begin()
+        await exchange.send(event({"choices": [choice]}), USAGE, DONE)
+        await exchange.end()
+
+    request = msgspec.structs.replace(CHAT, parallel_tool_calls=several)
+    async with engine(script) as (made, _):
+        builder = CompletionBuilder()
+        for step in await run(made, request):
+            builder.add(step)
+    assert [call.name for call in builder.build().choices[0].tool_calls] == names
 
 
 async def test_the_key_goes_into_the_header_and_nowhere_else(

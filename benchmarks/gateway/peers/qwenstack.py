@@ -10,12 +10,13 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from benchmarks.gateway.installs import Unavailable
 from benchmarks.gateway.load import Endpoint
 from benchmarks.gateway.peers.interface import Place, Spend
-from benchmarks.gateway.processes import Child, free_port, listening, wait_ready
+from benchmarks.gateway.processes import Child, free_port, wait_ready
 
 _CONFIGURATION = """
 [server]
@@ -87,7 +88,8 @@ class QwenStack:
         log = place.folder / "log"
         env = {"QWENSTACK_HOME": str(home)}
         self._child = Child([self._program, "serve"], log=log, cpus=place.cpus, env=env)
-        wait_ready(self._child, lambda: listening(port), 30)
+        # It listens before it has written what a killed process left behind.
+        wait_ready(self._child, lambda: _ready(port), 30)
         headers = {"Authorization": f"Bearer {self._key}"}
         return Endpoint(f"http://127.0.0.1:{port}/v1", headers)
 
@@ -141,3 +143,12 @@ class QwenStack:
             reason = " ".join((done.stderr or done.stdout).split())[-300:]
             raise Unavailable(f"`qwenstack {' '.join(arguments[:3])}` failed: {reason}")
         return done.stdout
+
+
+def _ready(port: int) -> bool:
+    try:
+        url = f"http://127.0.0.1:{port}/readyz"
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -119,6 +119,15 @@ class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
     verdict: str
 
 
+class _Noted(msgspec.Struct, frozen=True):
+    lineage: Lineage | None = None
+
+
+def noted_lineage(summary: str) -> Lineage | None:
+    """The lineage that a repo's summary holds, None where none was computed."""
+    return msgspec.json.decode(summary or "{}", type=_Noted).lineage
+
+
 def note_lineage(connection: Connection, repo_id: str, lineage: Lineage) -> None:
     """Let the pages and the tree show a lineage; the next push to main forgets it again."""
     document = connection.scalar(

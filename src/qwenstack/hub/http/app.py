@@ -40,6 +40,7 @@ _MODULES = (
     "resolve",
     "listing",
     "inventory",
+    "lineage",
     "whoami",
     "organisations",
     "tokens",

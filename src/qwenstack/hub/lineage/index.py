@@ -28,7 +28,7 @@ from qwenstack.hub.lineage.tensors import UnreadableModel
 from qwenstack.hub.lineage.trace import AFFINITY_MIN, Answer, trace
 from qwenstack.hub.registry.manifests import read_manifest
 from qwenstack.hub.store.rows import insert_new
-from qwenstack.hub.summaries import Lineage, note_lineage
+from qwenstack.hub.summaries import Lineage, note_lineage, noted_lineage
 from qwenstack.storage.hub_tables import fingerprints
 
 _NEAR: Final = 64
@@ -45,10 +45,6 @@ class Indexed(msgspec.Struct, frozen=True):
     fingerprinted: int
     traced: int
     unreadable: dict[str, str]
-
-
-class _Noted(msgspec.Struct):
-    lineage: Lineage | None = None
 
 
 def write_print(connection: Connection, key: str, print_: Fingerprint) -> None:
@@ -114,8 +110,7 @@ class HubIndex:
         traced = 0
         for number, release in enumerate(fresh):
             progress(len(releases) + number, len(releases) + len(fresh))
-            noted = msgspec.json.decode(release.summary or "{}", type=_Noted).lineage
-            if noted is not None and release.manifest not in touched:
+            if noted_lineage(release.summary) is not None and release.manifest not in touched:
                 continue
             self._note(release, self.ask(open_model(release.name), releases))
             traced += 1
@@ -136,14 +131,14 @@ class HubIndex:
         missing: list[str] = []
         with self._database.connect() as connection:
             for release in main_releases(connection):
-                summary = msgspec.json.decode(release.summary or "{}", type=_Noted)
+                noted = noted_lineage(release.summary)
                 files = read_manifest(connection, release.manifest)
                 facts = read_facts(connection, release.manifest)
                 if facts is None:
                     facts = compute(files, self._open_file)
-                if summary.lineage is None:
+                if noted is None:
                     missing.append(release.name)
-                said = summary.lineage or Lineage(None, "unrelated", 0.0, "insufficient")
+                said = noted or Lineage(None, "unrelated", 0.0, "insufficient")
                 bases = [base.name for base in facts.base_models]
                 standings[release.name] = Standing(
                     name=release.name,
@@ -185,7 +180,7 @@ class HubIndex:
         for release in releases:
             if release.name.lower() != name.lower():
                 continue
-            said = msgspec.json.decode(release.summary or "{}", type=_Noted).lineage
+            said = noted_lineage(release.summary)
             if said is not None:
                 parents = [said.parent] if said.parent else []
                 return msgspec.convert(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qwenstack.catalog.model import Status
+from qwenstack.catalog.model import HostedKind, Status
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import distance, fold, foreign_letters, plain
@@ -133,6 +133,19 @@ def _unlisted(subject: str, owner: str, index: Index, kind: Kind) -> Reading:
             sure=Sureness.SHAPED,
             why=f"the catalogue lists no such repo, and operators end names so ({served[0]}) for "
             "what they serve",
+            subject=subject,
+        )
+    hosted = index.catalogue.find_hosted(fold(subject.partition("/")[2]))
+    if (
+        hosted is not None
+        and hosted.kind is not HostedKind.OPEN
+        and owner.casefold() in index.makers
+    ):
+        return Reading(
+            kind=kind,
+            sure=Sureness.SHAPED,
+            why=f"the catalogue lists no such repo: {hosted.id} is a name of the vendor's API, for "
+            "which no open weights are on record",
             subject=subject,
         )
     if publisher is not None and owner.casefold() in index.makers:

@@ -61,6 +61,14 @@ def read(text: str, index: Index) -> Iterator[Reading]:
         yield from hosted.read(rest, index)
     elif prefix in _OLLAMA:
         yield from ollama.read(rest, index, certain=True)
+    elif prefix in ("openai", "custom_openai") and index.catalogue.find_hosted(rest):
+        yield Reading(
+            kind=Kind.HOSTED_MODEL,
+            sure=Sureness.LISTED,
+            why="LiteLLM's prefix for any server that speaks OpenAI's protocol: which one is asked "
+            "for this name is said by its base URL",
+            subject=rest,
+        )
     elif prefix in _OWN_SERVER and ("/" in rest or prefix != "openai"):
         yield from hub.read_id(rest, index)
     elif (operator := _operator(prefix, index)) and _family(rest, index):

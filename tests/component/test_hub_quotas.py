@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from sqlalchemy import delete, select
 
+from qwenstack.cli.hub import hub as commands
 from qwenstack.core.instants import now_us
 from qwenstack.hub import quotas
 from qwenstack.hub.accounts import departures
@@ -310,3 +312,42 @@ def test_counts_and_departures_are_the_same_on_postgresql(
         opened.close()
         assert api.repo_info(REPO).id == "Apex/hostile"
         assert usage(hub, "apex").bytes // MB == 1
+
+
+def told(home: Path, *words: str) -> Any:
+    """What a command of the hub prints as JSON; its message where it fails."""
+    result = CliRunner().invoke(commands, [*words, "--home", str(home), "--json"])
+    if result.exit_code:
+        return result.output or str(result.exception)
+    return json.loads(result.stdout)
+
+
+def test_the_commands_set_limits_and_show_what_is_used(tmp_path: Path) -> None:
+    assert told(tmp_path, "users", "add", "alice")["name"] == "alice"
+    told(tmp_path, "users", "add", "acme", "--organisation", "--admin", "alice")
+    told(tmp_path, "quota", "--guest", "2GB")
+    told(tmp_path, "quota", "acme", "--bytes", "1.5TiB", "--repos", "none")
+    found = told(tmp_path, "quota", "acme")
+    assert found["limits"] == {
+        "bytes_max": 3 * 1024**4 // 2,
+        "repos_max": None,
+        "waiting_bytes_max": 1024**4,
+        "guest_bytes_max": 2 * 10**9,
+    }
+    assert found["usage"] == {"repos": 0, "bytes": 0, "waiting_bytes": 0, "guest_bytes": 0}
+    told(tmp_path, "quota", "acme", "--bytes", "default")
+    assert told(tmp_path, "quota", "acme")["limits"]["bytes_max"] is None
+    assert "is no size; write 500GB" in told(tmp_path, "quota", "acme", "--bytes", "much")
+    assert "There is no account" in told(tmp_path, "quota", "nobody")
+    assert [each["usage"]["repos"] for each in told(tmp_path, "users", "list")] == [0, 0]
+    assert {each["account"] for each in told(tmp_path, "stats")} >= {"acme", "alice"}
+    assert told(tmp_path, "users", "rename", "acme", "apex")["account"]["name"] == "apex"
+    assert told(tmp_path, "users", "remove", "apex")["repos"] == []
+    assert "given up lately" in told(tmp_path, "users", "add", "acme")
+    assert told(tmp_path, "users", "add", "acme", "--reuse")["name"] == "acme"
+    actions = [each["action"] for each in told(tmp_path, "audit", "--limit", "50")["latest"]]
+    assert actions.count("hub.quota.set") == 3
+    # For people, too.
+    shown = CliRunner().invoke(commands, ["quota", "acme", "--home", str(tmp_path)]).output
+    assert "bytes that no branch has" in shown
+    assert "1.1 TB" in shown

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from qwenstack.core.generation import (
     Completion,
@@ -20,8 +24,9 @@ from qwenstack.core.generation import (
     Tool,
     ToolChoice,
 )
-from qwenstack.engines.interface import EngineRejected
-from qwenstack.engines.llamacpp import LlamaCpp
+from qwenstack.engines.interface import EngineProtocolError, EngineRejected
+from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
+from tests.thinking_model import write_thinking_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -174,6 +179,70 @@ async def test_a_schema_that_killed_llama_cpp_is_refused_before_it_sees_it(
     with pytest.raises(EngineRejected, match="minItems 9 is above maxItems 2"):
         await run(llamacpp_engine, ask("go", response_format=form))
     assert (await run(llamacpp_engine, ask("Say hi."))).choices[0].text
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def tiny(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LlamaCpp]:
+    """A model that costs nothing, for what the schema alone decides."""
+    path = tmp_path_factory.mktemp("tiny") / "m.gguf"
+    write_thinking_model(path)
+    settings = LlamaCppOptions(parallel=2, context_tokens=1024, threads=1)
+    engine = LlamaCpp(path, digest="sha256:0", region="test", settings=settings)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+async def test_the_first_grammar_is_paid_for_at_the_start(tiny: LlamaCpp) -> None:
+    assert tiny._warming is not None
+    await tiny._warming
+    assert len(tiny._trials._verdicts) == 1
+    await run(tiny, ask("Where?", response_format=ANY_JSON))
+    assert len(tiny._trials._verdicts) == 1, "it was another grammar than requests have"
+
+
+async def test_a_pattern_that_grows_as_it_is_followed_never_passes_for_kept(
+    llamacpp_engine: LlamaCpp,
+) -> None:
+    schema = {"type": "string", "maxLength": 2000, "pattern": "^.*a.{20}b$"}
+    await refused_once_tried(llamacpp_engine, 'Answer with the JSON string "Paris".', schema)
+
+
+async def test_a_union_that_grows_as_it_is_followed_never_passes_for_kept(tiny: LlamaCpp) -> None:
+    properties = {f"p{number}": {"type": "string"} for number in range(1000)}
+    await refused_once_tried(tiny, "Where?", {"type": "object", "properties": properties})
+
+
+async def refused_once_tried(engine: LlamaCpp, text: str, schema: dict[str, object]) -> None:
+    request = ask(text, response_format=ResponseFormat("json_schema", "x", schema))
+    with pytest.raises(EngineProtocolError, match="gave up"):
+        await run(engine, request)
+    with pytest.raises(EngineRejected, match="grows too large"):
+        await run(engine, request)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "string"}, "minItems": 2000},
+        {"type": "object", "maxProperties": 2000},
+        {"type": "string", "minLength": 2000, "maxLength": 2000},
+        {"type": "string", "pattern": "^.*a.{20}b$"},
+    ],
+    ids=["minItems", "maxProperties", "minLength", "pattern"],
+)
+async def test_a_large_schema_takes_the_engine_from_nobody(
+    tiny: LlamaCpp, schema: dict[str, object]
+) -> None:
+    form = ResponseFormat("json_schema", "x", schema)
+    before = tiny._server.child.resident_bytes()
+    asking = asyncio.create_task(run(tiny, ask("Where?", response_format=form)))
+    for _ in range(5):
+        assert (await run(tiny, ask("Where?"))).choices[0].text
+    with contextlib.suppress(EngineProtocolError):
+        await asking
+    assert tiny._server.child.restarts == 0
+    assert tiny._server.child.resident_bytes() - before < 256 * 2**20
 
 
 async def test_embeddings_are_unit_vectors_and_near_for_near_texts(

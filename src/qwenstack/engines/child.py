@@ -63,7 +63,7 @@ class Child:
     `on_ready` is called with the port each time that a child comes up, `on_down` each time that it
     is gone. `probe`, where given, asks the child whether it still works: one that raises or takes
     longer than its limit gets the child killed. `explain` finds the reason for a failed start in
-    what the child wrote on standard error.
+    what the child wrote on standard error; `on_word` is called with each line of that as it comes.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Child:
         on_loading: Callable[[float], None] = lambda _: None,
         probe: Callable[[], Awaitable[None]] | None = None,
         explain: Callable[[Sequence[str]], str | None] = lambda _: None,
+        on_word: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._spec = spec
         self._on_ready = on_ready
@@ -82,6 +83,7 @@ class Child:
         self._on_loading = on_loading
         self._probe = probe
         self._explain = explain
+        self._on_word = on_word
         self._process: asyncio.subprocess.Process | None = None
         self._words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
         self._supervision: asyncio.Task[None] | None = None
@@ -298,7 +300,9 @@ class Child:
             *lines, rest = (rest + read).split(b"\n")
             rest = rest[-_WORD_BYTES_MAX:]
             for line in lines:
-                self._words.append(line[:_WORD_BYTES_MAX].decode("utf-8", "replace").strip())
+                word = line[:_WORD_BYTES_MAX].decode("utf-8", "replace").strip()
+                self._words.append(word)
+                self._on_word(word)
 
     async def _stop(self) -> None:
         process = self._process

@@ -145,6 +145,7 @@ class LlamaCpp:
             self._capabilities,
         )
         self._embedder_starts = asyncio.Lock()
+        self._warming: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -161,10 +162,15 @@ class LlamaCpp:
         """Load the model; raises EngineUnavailable with the reason."""
         self._closed = False
         await self._server.start()
+        if self._capabilities.generates:
+            self._warming = asyncio.create_task(self._trials.warm())
 
     async def close(self) -> None:
         """End the children; what runs in them ends with EngineUnavailable."""
         self._closed = True
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.wait([self._warming])
         await self._server.close()
         await self._embedder.close()
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import hashlib
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Final
 
@@ -28,12 +29,16 @@ from qwenstack.core.generation import (
     ToolChoice,
 )
 from qwenstack.engines.constrained_output import ConstrainedChoice, output_grammar
-from qwenstack.engines.interface import EngineRejected
+from qwenstack.engines.interface import EngineError, EngineProtocolError, EngineRejected
 from qwenstack.engines.llamacpp_server import LlamaCppServer
 from qwenstack.engines.openai_http import OpenAIEngine
 
 _GRAMMARS_KEPT: Final = 256
 _REASON_WAIT_S: Final = 0.1
+_WORD_WAIT_S: Final = 0.01
+_TOO_LARGE: Final = (
+    "it grows too large as it is followed; simplify its patterns, such as .*a.{20}b, and its unions"
+)
 _FORBIDDEN: Final = "!"  # no JSON text and no tool call begins with it
 _REASON: Final = re.compile(r"llg error: (?:at [\d()]+: )?(.*)")
 
@@ -49,19 +54,67 @@ class GrammarTrials:
         self._server = server
         self._verdicts: collections.OrderedDict[bytes, str | None] = collections.OrderedDict()
         self._one_at_a_time = asyncio.Lock()
+        self._running = 0
+        self._begun = 0
 
     async def require(self, client: OpenAIEngine, grammar: str) -> None:
         """Raise EngineRejected for a grammar that does not hold, with llguidance's reason."""
-        key = hashlib.sha256(grammar.encode()).digest()
+        key = _key(grammar)
         if key not in self._verdicts:
             async with self._one_at_a_time:
                 if key not in self._verdicts:
-                    self._verdicts[key] = await self._try(client, grammar)
-                    if len(self._verdicts) > _GRAMMARS_KEPT:
-                        self._verdicts.popitem(last=False)
+                    self._keep(key, await self._try(client, grammar))
         verdict = self._verdicts[key]
         if verdict is not None:
             raise EngineRejected(f"the engine cannot keep an answer to this schema: {verdict}")
+
+    async def held(
+        self, grammar: str, steps: AsyncGenerator[Step, None]
+    ) -> AsyncGenerator[Step, None]:
+        """`steps` of a generation under `grammar`; raises in place of the last if nothing held it.
+
+        llguidance bounds what it spends on following a grammar (`.*a.{20}b` has millions of
+        states), and past that llama.cpp writes on freely, with a line on standard error that does
+        not say for whom. So every answer that was under way is broken off, which costs its caller
+        nothing, and a grammar that was the only one is refused from then on.
+        """
+        before = self._server.grammars_given_up
+        with self._counted() as alone:
+            async with aclosing(steps):
+                async for step in steps:
+                    if step.final:
+                        # The line was written before the last token; let it be read.
+                        await asyncio.sleep(_WORD_WAIT_S)
+                    if self._server.grammars_given_up != before:
+                        if alone():
+                            self._keep(_key(grammar), _TOO_LARGE)
+                        raise EngineProtocolError(
+                            f"the engine gave up keeping the answer to its schema: {_TOO_LARGE}"
+                        )
+                    yield step
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[Callable[[], bool]]:
+        """Counts what runs under a grammar; gives whether nothing else has since it began."""
+        alone = self._running == 0
+        self._running += 1
+        self._begun += 1
+        begun = self._begun
+        try:
+            yield lambda: alone and self._begun == begun
+        finally:
+            self._running -= 1
+
+    def _keep(self, key: bytes, verdict: str | None) -> None:
+        self._verdicts[key] = verdict
+        if len(self._verdicts) > _GRAMMARS_KEPT:
+            self._verdicts.popitem(last=False)
+
+    async def warm(self) -> None:
+        """Try a plain grammar: the first one has llguidance read the model's whole vocabulary."""
+        grammar = output_grammar((), ToolChoice(), ResponseFormat("json_object"))
+        with contextlib.suppress(EngineError):  # then the first request pays
+            await self.require(await self._server.client(), grammar or "")
 
     async def _try(self, client: OpenAIEngine, grammar: str) -> str | None:
         trial = GenerationRequest(
@@ -69,9 +122,10 @@ class GrammarTrials:
         )
         extra = {"grammar": grammar, "logit_bias": [[_FORBIDDEN, 100.0]], "cache_prompt": False}
         text = ""
-        async with aclosing(client.generate(trial, extra)) as steps:
-            async for step in steps:
-                text += "".join(delta.text for delta in step.deltas)
+        with self._counted():
+            async with aclosing(client.generate(trial, extra)) as steps:
+                async for step in steps:
+                    text += "".join(delta.text for delta in step.deltas)
         if not text.startswith(_FORBIDDEN):
             return None
         await asyncio.sleep(_REASON_WAIT_S)  # the reason takes another pipe than the answer
@@ -80,6 +134,10 @@ class GrammarTrials:
             if found:
                 return found[1].removeprefix("failed to compile JSON schema: ")[:300]
         return "it uses what the engine's grammar does not have"
+
+
+def _key(grammar: str) -> bytes:
+    return hashlib.sha256(grammar.encode()).digest()
 
 
 async def generate_constrained(
@@ -106,7 +164,8 @@ async def generate_constrained(
     choices = [
         ConstrainedChoice(index, calls=calls, answers=not forced) for index in range(request.n)
     ]
-    async with aclosing(client.generate(raw, {"grammar": grammar})) as steps:
+    generation = client.generate(raw, {"grammar": grammar})
+    async with aclosing(trials.held(grammar, generation)) as steps:
         async for step in steps:
             deltas = tuple(
                 taken

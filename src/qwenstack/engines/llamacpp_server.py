@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -24,6 +25,10 @@ _RESTART_WAIT_S: Final = 30.0
 _FIRST_BYTE_TIMEOUT_S: Final = 900.0
 _IDLE_TIMEOUT_S: Final = 180.0
 _REASON_MARK: Final = "error loading model:"
+# llguidance reached one of its own limits while it followed a grammar, which from then on nothing
+# holds. It says so itself, before the next token; llama.cpp's own log comes at some later time
+# (tried on xllamacpp 2026.10.11549).
+_GIVEN_UP: Final = re.compile(r"Warning: (lexer|parser) error: .*; stopping", re.IGNORECASE)
 
 
 class ServerBounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +73,9 @@ class LlamaCppServer:
             on_loading=on_loading,
             probe=self.probe,
             explain=_reason,
+            on_word=self._heed,
         )
+        self.grammars_given_up = 0
 
     async def start(self) -> None:
         """Load the model; raises EngineUnavailable with llama.cpp's reason."""
@@ -108,6 +115,10 @@ class LlamaCppServer:
             raise EngineUnavailable(f"the child broke off: {error}") from error
         except msgspec.MsgspecError as error:
             raise EngineProtocolError(f"the child sent what are no slots: {error}") from error
+
+    def _heed(self, word: str) -> None:
+        if _GIVEN_UP.search(word):
+            self.grammars_given_up += 1
 
     async def _connect(self, port: int) -> None:
         self._options = OpenAIServer(

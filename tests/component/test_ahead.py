@@ -18,11 +18,13 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, func, select
 
+from qwenstack.core.identifiers import new_id
 from qwenstack.storage import tables
 from qwenstack.storage.database import open_database, reading
+from qwenstack.studio.ledger import spool
 from qwenstack.studio.ledger.ahead import AheadFile, Segment, decode_bill, encode_bill, read_records
 from qwenstack.studio.ledger.journal import Journal
-from qwenstack.studio.ledger.spool import Spool, left_behind
+from qwenstack.studio.ledger.spool import Spool, catch_up, left_behind
 from qwenstack.studio.ledger.standing import Standing, read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.ledger.writes import Reverse, Run, Settle, write_all
@@ -328,3 +330,35 @@ async def test_a_kill_at_any_instant_loses_no_acknowledged_bill_and_doubles_none
     with reading(database) as connection:
         assert read_standing(connection).balances == {workspace.id: -3 * whole}
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_who_reads_beside_the_server_sees_every_acknowledged_bill(
+    tmp_path: Path, database: Engine
+) -> None:
+    workspace = a_workspace(database)
+    journal = a_journal(database, tmp_path / "spool")
+    for number in range(30):
+        for _ in range(number % 3 + 1):
+            settle = Settle(charge=a_charge(workspace, new_id("req"), 1))
+            last = journal.submit(settle, alone=number % 2 == 0)
+        await last
+        assert await asyncio.to_thread(catch_up, tmp_path / "spool", database) == 0
+        assert count(database) == sum(each % 3 + 1 for each in range(number + 1))
+    await asyncio.to_thread(journal.close)
+
+
+def test_who_reads_after_a_kill_is_told_how_many_bills_are_missing(
+    tmp_path: Path, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "CATCH_UP_S", 0.1)
+    workspace = a_workspace(database)
+    file = AheadFile(tmp_path / "wrk_1.ahead")
+    bills = [Settle(charge=a_charge(workspace, f"req_{number}", 1)) for number in range(5)]
+    records = [encode_bill(bill) for bill in bills]
+    file.reserve(records)
+    file.write(records)
+    with database.begin() as connection:
+        write_all(connection, bills[:2])
+    assert catch_up(tmp_path, database) == 3
+    file.close(remove=True)
+    assert catch_up(tmp_path, database) == 0

@@ -54,12 +54,23 @@ def model_cache(home: Path) -> Path:
 
 @contextmanager
 def ledger_connection(home: Path | None) -> Iterator[Connection]:
-    """A transaction on the home's database; commits at the end."""
-    from qwenstack.studio.installation import prepare
+    """A transaction on the home's database; commits at the end.
+
+    It sees every bill whose answer has left, also of a server that runs beside.
+    """
+    from qwenstack.studio.installation import SPOOL_FOLDER, prepare
+    from qwenstack.studio.ledger.spool import catch_up
 
     folder = resolve_home(home)
     database = prepare(read_settings(folder), folder)
     try:
+        if missing := catch_up(folder / SPOOL_FOLDER, database):
+            click.echo(
+                f"{missing} bills of a server that was killed, or whose database is away, are in "
+                f"{folder / SPOOL_FOLDER} and not in the database yet. The next `qwenstack serve` "
+                "writes them.",
+                err=True,
+            )
         with database.begin() as connection:
             yield connection
     finally:

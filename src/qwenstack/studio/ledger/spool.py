@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import IO, Final
 
 import msgspec
+from sqlalchemy import Engine, select
 
+from qwenstack.storage import tables
+from qwenstack.storage.database import reading
 from qwenstack.storage.durable import sync_folder
 from qwenstack.studio.ledger import ahead
 from qwenstack.studio.ledger.entries import Entry
@@ -31,6 +34,8 @@ _SUFFIX: Final = ".bills"
 _HOLDING: Final = (ahead.SUFFIX, _SUFFIX)
 _LOCK_TRIES: Final = 20
 _LOCK_EVERY_S: Final = 0.05
+CATCH_UP_S: Final = 2.0
+_LOOK_EVERY_S: Final = 0.02
 # A checkpoint is overtaken by the next, and an act cannot be written down: neither is a bill.
 _KEPT: Final = (Settle, Reverse, Post, Forget)
 
@@ -122,6 +127,29 @@ def left_behind(folder: Path) -> Iterator[list[Write]]:
         for path in taken:
             path.unlink(missing_ok=True)
             _lock_path(path).unlink(missing_ok=True)
+
+
+def catch_up(folder: Path, database: Engine) -> int:
+    """Wait until the database has every bill that a file holds; how many are missing after all.
+
+    For a process that reads beside the one that serves, which is a moment ahead of its database.
+    After `CATCH_UP_S` it is no moment: the database is away, or the process that served is dead and
+    the next one will write them.
+    """
+    waiting: set[str] = set()
+    for path in folder.glob(f"*{ahead.SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            for record in ahead.read_records(path):
+                with contextlib.suppress(msgspec.MsgspecError):
+                    waiting.add(ahead.decode_bill(record).charge.request_id)
+    known, deadline_s = tables.transactions.c.id, time.monotonic() + CATCH_UP_S
+    while waiting:
+        with reading(database) as connection:
+            waiting -= set(connection.scalars(select(known).where(known.in_(waiting))))
+        if not waiting or time.monotonic() > deadline_s:
+            break
+        time.sleep(_LOOK_EVERY_S)
+    return len(waiting)
 
 
 def _own_lock(path: Path) -> IO[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,15 @@ class Opening(Upstream):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.gate = self.opened
         self.dies = False
 
     async def _answer(self, request: web.Request, response: web.StreamResponse) -> None:
         await response.prepare(request)
         await response.write(self._chunk({"role": "assistant", "content": ""}, 0))
-        if self.dies and self.gate is not None and request.transport is not None:
-            await self.gate.wait()
+        if self.dies and request.transport is not None:
+            await self.opened.wait()
             request.transport.abort()
             return
         await super()._answer(request, response)
@@ -101,7 +102,7 @@ async def test_the_first_event_comes_before_the_first_word(
         async with post(studio, key, path) as response:
             data = await read_until(response.content, lambda data: first in data)
             assert b'"x"' not in data
-            upstream.gate.set()
+            upstream.opened.set()
             rest = await response.content.read()
             assert rest.count(b'"x"') >= upstream.tokens
             assert first not in rest
@@ -165,8 +166,7 @@ async def test_after_a_sign_of_life_another_replica_may_still_answer(tmp_path: P
         async with studio_with(tmp_path, Upstream(), urls=urls) as (studio, key):
             async with post(studio, key, "/v1/chat/completions") as response:
                 await read_until(response.content, lambda data: b": keep-alive" in data)
-                assert dying.gate is not None
-                dying.gate.set()
+                dying.opened.set()
                 data = await response.content.read()
             assert data.count(b'"x"') == well.tokens
             assert data.endswith(b"data: [DONE]\n\n")
@@ -196,7 +196,7 @@ async def anthropic_says(studio: RunningStudio, key: str) -> str:
 
 async def dashscope_says(studio: RunningStudio, key: str) -> str:
     def ask() -> str:
-        events = dashscope.Generation.call(
+        events: Any = dashscope.Generation.call(
             MODEL,
             messages=USER,
             api_key=key,
@@ -215,7 +215,7 @@ CLIENTS = [openai_says, openai_responds, anthropic_says, dashscope_says]
 
 @pytest.mark.parametrize("says", CLIENTS)
 async def test_the_official_clients_pass_over_signs_of_life(
-    tmp_path: Path, says: Callable[[RunningStudio, str], Awaitable[str]]
+    tmp_path: Path, says: Callable[[RunningStudio, str], Coroutine[Any, Any, str]]
 ) -> None:
     upstream = Opening()
     upstream.pause_s = 2 * INTERVAL_S
@@ -224,14 +224,14 @@ async def test_the_official_clients_pass_over_signs_of_life(
         while not upstream.running:
             await asyncio.sleep(0.01)
         await asyncio.sleep(5 * INTERVAL_S)
-        upstream.gate.set()
+        upstream.opened.set()
         async with asyncio.timeout(20):
             assert await answer == "x" * upstream.tokens
 
 
 @pytest.mark.parametrize("says", CLIENTS[:3])
 async def test_what_fails_after_a_sign_of_life_is_an_error_to_the_clients_and_free(
-    tmp_path: Path, says: Callable[[RunningStudio, str], Awaitable[str]]
+    tmp_path: Path, says: Callable[[RunningStudio, str], Coroutine[Any, Any, str]]
 ) -> None:
     upstream = Opening()
     upstream.dies = True
@@ -240,7 +240,7 @@ async def test_what_fails_after_a_sign_of_life_is_an_error_to_the_clients_and_fr
         while not upstream.running:
             await asyncio.sleep(0.01)
         await asyncio.sleep(5 * INTERVAL_S)
-        upstream.gate.set()
+        upstream.opened.set()
         async with asyncio.timeout(20):
             with pytest.raises((openai.APIError, anthropic.APIError)):
                 await answer

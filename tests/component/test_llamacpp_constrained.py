@@ -186,7 +186,7 @@ async def tiny(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LlamaC
     """A model that costs nothing, for what the schema alone decides."""
     path = tmp_path_factory.mktemp("tiny") / "m.gguf"
     write_thinking_model(path)
-    settings = LlamaCppOptions(parallel=2, context_tokens=1024, threads=1)
+    settings = LlamaCppOptions(parallel=2, context_tokens=1024, threads=1, warms=True)
     engine = LlamaCpp(path, digest="sha256:0", region="test", settings=settings)
     await engine.start()
     yield engine

@@ -58,7 +58,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
     `parallel` generations run at once, each with `context_tokens` of its own (0: as much as the
     model has and memory allows). `threads` 0 is one for each core. `memory_bytes_max` bounds each
     child's resident memory (0: what model, context and caches need, and half as much again).
-    A child whose loop stands still for `silence_s_max` is replaced.
+    A child whose loop stands still for `silence_s_max` is replaced. `warms`: the first grammar,
+    which costs a second or two of the child's loop, is paid for right after the start.
     """
 
     parallel: int = 4
@@ -67,6 +68,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes_max: int = 0
     embeds: bool = True
     silence_s_max: float = 120.0
+    warms: bool = False
 
 
 class LlamaCpp:
@@ -145,6 +147,7 @@ class LlamaCpp:
             self._capabilities,
         )
         self._embedder_starts = asyncio.Lock()
+        self._warms = settings.warms and self._capabilities.generates
         self._warming: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -162,7 +165,7 @@ class LlamaCpp:
         """Load the model; raises EngineUnavailable with the reason."""
         self._closed = False
         await self._server.start()
-        if self._capabilities.generates:
+        if self._warms:
             self._warming = asyncio.create_task(self._trials.warm())
 
     async def close(self) -> None:

@@ -75,8 +75,8 @@ class GrammarTrials:
 
         llguidance bounds what it spends on following a grammar (`.*a.{20}b` has millions of
         states), and past that llama.cpp writes on freely, with a line on standard error that does
-        not say for whom. So every answer that was under way is broken off, which costs its caller
-        nothing, and a grammar that was the only one is refused from then on.
+        not say for whom. So every answer that was under way is broken off, and a grammar that was
+        the only one is refused from then on.
         """
         before = self._server.grammars_given_up
         with self._counted() as alone:

@@ -102,6 +102,7 @@ def _llamacpp(settings: LlamaCppSettings, model: LocalModel, building: Building)
             threads=settings.threads,
             memory_bytes_max=settings.memory_bytes_max,
             embeds=settings.embeds,
+            warms=True,
         ),
         on_loading=building.loading,
     )

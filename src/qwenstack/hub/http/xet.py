@@ -34,7 +34,7 @@ from qwenstack.hub.http.xet_tokens import (
     sign_part,
 )
 from qwenstack.hub.hub import Hub
-from qwenstack.hub.quotas import check_upload, upload_bytes_max
+from qwenstack.hub.quotas import check_upload, check_waiting, upload_bytes_max
 from qwenstack.hub.registry.manifests import read_manifest
 from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.revisions import find_commit
@@ -56,6 +56,9 @@ _HASH = "{hash:[0-9a-f]{64}}"
 # A xorb holds some blocks of it in memory, a shard is there whole while its files are hashed.
 _XORBS_AT_ONCE, _SHARDS_AT_ONCE = 4, 3
 _BODY_IDLE_S, _BODY_WHOLE_S = 60.0, 900.0
+# What the database takes of a chunk, however short it is; and of a shard, in its own length.
+_CHUNK_ROW_BYTES = 128
+_ROWS_FACTOR = 4
 _TELEMETRY_BYTES_MAX = 1024 * 1024
 # Clients keep the answer to a deduplication query that long.
 _DEDUPE_S = 7 * 24 * 3600
@@ -188,8 +191,11 @@ def _keep_xorb(
         )
     size = arrival.keep()
     if size:
+        pack = hub.store.packs.read([name]).get(name)
+        rows_bytes = 0 if pack is None else _CHUNK_ROW_BYTES * len(pack)
+        sizes = {name: max(size, rows_bytes)}
         with hub.database.begin() as connection:
-            keep_waiting(connection, claims.account, {name: size}, guest=claims.guest)
+            keep_waiting(connection, claims.account, sizes, guest=claims.guest)
     return size > 0
 
 
@@ -239,12 +245,18 @@ async def _post_shard_told(
 def _keep_shard(hub: Hub, claims: XetClaims, body: bytes) -> None:
     with reading(hub.database) as connection:
         most = upload_bytes_max(connection, claims.account, guest=claims.guest)
+        rows_bytes = _ROWS_FACTOR * len(body)
+        check_waiting(connection, claims.account, rows_bytes, guest=claims.guest)
     try:
         stored = receive_shard(hub.store, body, bytes_max=min(hub.settings.file_bytes_max, most))
     except ShardError as error:
         raise BadRequest(f"{error}.") from error
     with hub.database.begin() as connection:
         grant(connection, claims.repo_id, [content.sha256 for content in stored])
+        # Of few chunks endless files can be made: what the database keeps of each counts, too.
+        share = rows_bytes // max(len(stored), 1)
+        sizes = {content.sha256: share for content in stored}
+        keep_waiting(connection, claims.account, sizes, guest=claims.guest)
 
 
 def _line(kind: str, **fields: object) -> bytes:

@@ -30,6 +30,9 @@ from qwenstack.storage.hub_tables import (
 _TRANSFER_US = 24 * 3600 * 1_000_000
 _TRANSFER = "put"
 
+ROW_BYTES = 1024
+"""What a content counts at the least: its rows take about so much, however small it is."""
+
 
 class Waiting(msgspec.Struct, frozen=True):
     """The bytes that wait of an account: all, and of those the ones for repos of others."""
@@ -84,7 +87,13 @@ def keep_waiting(
         published.update(connection.scalars(query))
     at_us = now_us()
     rows = [
-        {"account": account, "key": key, "bytes": size, "guest": guest, "at_us": at_us}
+        {
+            "account": account,
+            "key": key,
+            "bytes": max(size, ROW_BYTES),
+            "guest": guest,
+            "at_us": at_us,
+        }
         for key, size in sizes.items()
         if key not in published
     ]

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from qwenstack.studio import installation
 from qwenstack.studio.ledger import journal
 from qwenstack.studio.ledger.writes import Run
 from tests.studio import RunningStudio, Upstream, running_studio
@@ -115,3 +116,30 @@ async def test_a_database_that_goes_away_and_comes_back_loses_nothing(
         assert len(charges) == 4
         assert sum(charge.outcome == "complete" for charge in charges) >= whole
         assert await studio.problems() == []
+
+
+async def test_a_worker_whose_recovery_fails_goes_on_to_say_that_it_lives(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers can settle the same streams of a dead one at once; for one of them it fails."""
+    monkeypatch.setattr(installation, "HEARTBEAT_S", 0.05)
+    failures: list[int] = []
+
+    def fail_twice(connection: Connection, *, alone: bool) -> int:
+        if len(failures) < 2:
+            failures.append(1)
+            connection.execute(text("INSERT INTO workers VALUES ('twice', 1), ('twice', 1)"))
+        return 0
+
+    async with running_studio(tmp_path, database_url=postgres_url) as studio:
+        monkeypatch.setattr(installation, "recover", fail_twice)
+
+        def heard(connection: Connection) -> int:
+            return int(connection.scalar(text("SELECT max(heartbeat_us) FROM workers")) or 0)
+
+        async with asyncio.timeout(10):
+            while len(failures) < 2:
+                await asyncio.sleep(0.02)
+            before = await studio.act(heard)
+            while await studio.act(heard) == before:
+                await asyncio.sleep(0.02)

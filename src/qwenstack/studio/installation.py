@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.identifiers import new_id
+from qwenstack.core.refusals import Refusal
 from qwenstack.storage.database import open_database
 from qwenstack.studio.accounts import put_plan, read_tenancy
 from qwenstack.studio.admission.limits import Limiter
@@ -172,7 +174,12 @@ class Installation:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             if self.shared and self.journal.healthy:
-                await self._live()
+                try:
+                    await self._live()
+                except (DBAPIError, Refusal) as error:
+                    # Such as two workers that settle the same streams of a dead one at once. To be
+                    # silent from now on would have the others settle what runs here.
+                    _log.warning("what dead workers left is looked for again: %s", error)
 
     async def close(self) -> None:
         """Finish what runs in the background, write what waits, close the database."""

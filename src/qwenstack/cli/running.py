@@ -33,10 +33,11 @@ async def serve_until_stopped(
     cache: Path,
     on_ready: Callable[[Installation], None],
     place: Place | None = None,
+    supervisor: int = 0,
 ) -> None:
     """Start what the settings deploy and serve it; `on_ready` is called once requests are taken.
 
-    `place` says which of several workers this is.
+    `place` says which of several workers this is, and `supervisor` is the process that runs them.
 
     Shows on standard error how far long steps are.
     """
@@ -51,7 +52,7 @@ async def serve_until_stopped(
                 for each in settings.deployments
             ]
         )
-        await _serve(settings, home, listener, deployments, watchers, bars, on_ready, place)
+        await _serve(settings, home, listener, deployments, watchers, bars, on_ready, supervisor)
 
 
 async def _serve(
@@ -62,7 +63,7 @@ async def _serve(
     watchers: Watchers,
     bars: BuildingBars,
     on_ready: Callable[[Installation], None],
-    place: Place | None,
+    supervisor: int,
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, watchers.close)
@@ -81,8 +82,8 @@ async def _serve(
         studio.batches.start()
         stack.push_async_callback(studio.batches.stop)
 
-        if place is not None:
-            following = asyncio.get_running_loop().create_task(_end_with(os.getppid()))
+        if supervisor:
+            following = asyncio.get_running_loop().create_task(_end_with(supervisor))
             stack.callback(following.cancel)
 
         def stop() -> None:

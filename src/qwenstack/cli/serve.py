@@ -31,6 +31,7 @@ from qwenstack.studio.settings import Settings, check
 @click.option("--workers", type=int, help="Processes. Default: server.workers, 1.")
 @click.option("--listener", type=int, hidden=True, help="An inherited listening socket.")
 @click.option("--place", type=int, default=0, hidden=True, help="Which worker of several it is.")
+@click.option("--supervisor", type=int, default=0, hidden=True, help="The process that runs them.")
 @home_option
 @json_option
 def serve(
@@ -39,6 +40,7 @@ def serve(
     workers: int | None,
     listener: int | None,
     place: int,
+    supervisor: int,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +65,7 @@ def serve(
     if listener is not None:
         inherited = socket.socket(fileno=listener)
         counts = folder_of(folder, inherited.getsockname()[1])
-        _serve(settings, folder, inherited, lambda _: None, Place(counts, place))
+        _serve(settings, folder, inherited, lambda _: None, Place(counts, place), supervisor)
         return
     opened = listen(server.host if host is None else host, server.port if port is None else port)
     url = base_url(opened)
@@ -88,13 +90,20 @@ def _serve(
     listener: socket.socket,
     ready: Callable[[Installation], None],
     place: Place | None = None,
+    supervisor: int = 0,
 ) -> None:
     # On SQLite one process alone may serve; PostgreSQL takes any number.
     shared = settings.database.url.startswith("postgres")
     with contextlib.nullcontext() if shared else exclusive(home):
         run_event_loop(
             serve_until_stopped(
-                settings, home, listener, cache=model_cache(home), on_ready=ready, place=place
+                settings,
+                home,
+                listener,
+                cache=model_cache(home),
+                on_ready=ready,
+                place=place,
+                supervisor=supervisor,
             )
         )
 

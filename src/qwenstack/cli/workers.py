@@ -86,7 +86,12 @@ class Workers:
         descriptor = self._listener.fileno()
         command = [sys.executable, "-m", "qwenstack.cli.main", "serve"]
         return subprocess.Popen(
-            [*command, "--listener", str(descriptor), "--place", str(place)],
+            [
+                *command,
+                *("--listener", str(descriptor), "--place", str(place)),
+                # It may die before the worker can ask whose child it is.
+                *("--supervisor", str(os.getpid())),
+            ],
             pass_fds=(descriptor,),
             env={**os.environ, "QWENSTACK_HOME": str(self._home)},
         )

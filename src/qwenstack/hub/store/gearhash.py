@@ -6,8 +6,8 @@ it after 64 more. The mask, the sizes and the table are the Xet protocol's
 
 A step for each byte is what Python cannot do fast, and what numpy does in a dozen passes over eight
 times the bytes. So the loop is a small WebAssembly program, written out below, which wasmtime makes
-machine code of when it is first needed: some 3 ms. It cuts at about the speed of SHA-256, and
-outside of Python's lock.
+machine code of when it is first needed: some 3 ms, after 0.2 s to load it. It cuts at about the
+speed of SHA-256, and outside of Python's lock.
 """
 
 from __future__ import annotations

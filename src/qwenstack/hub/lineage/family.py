@@ -35,7 +35,6 @@ _ROUNDED_MIN: Final = 0.2  # steps of the grid; rounding to the nearest errs by 
 _DISGUISED: Final = 4.0
 _ASKED_PAIR: Final = 3.5  # of a pair, the model asked about is the child, if nothing hard speaks
 _ASKED: Final = 0.5
-_ASKED_OUTSIDE: Final = 1.5
 _PUBLISHED: Final = 4.0  # log-odds of having appeared first: more than growth says, less than _HARD
 _NEW_SPREAD: Final = 0.25  # of the old rows' size
 _NEW_SHARED: Final = 0.3  # of their share in the strongest directions
@@ -141,9 +140,7 @@ class Family:
         exact = sum(
             _equal(self.between(other, place)) > _EXACT_MIN for other in leaders if other != place
         )
-        asked = _ASKED
-        if self.outside:
-            asked = _ASKED_PAIR if len(leaders) == 2 else _ASKED_OUTSIDE
+        asked = _ASKED_PAIR if self.outside and len(leaders) == 2 else _ASKED
         return asked * (place == 0) - float(np.log1p(exact + copies))
 
     def _originals(self) -> list[int]:

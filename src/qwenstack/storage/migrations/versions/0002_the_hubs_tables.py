@@ -63,11 +63,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("repo_id", "number", "id", name=op.f("pk_hub_discussion_events")),
         sqlite_with_rowid=False,
     )
-    with op.batch_alter_table("hub_discussion_events", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_hub_discussion_events_author"), ["author"], unique=False
-        )
-
     op.create_table(
         "hub_fingerprints",
         sa.Column("manifest", sa.String(length=64), nullable=False),
@@ -97,16 +92,6 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "hub_quotas",
-        sa.Column("account", sa.String(length=96), nullable=False),
-        sa.Column("bytes_max", sa.BigInteger(), nullable=True),
-        sa.Column("repos_max", sa.BigInteger(), nullable=True),
-        sa.Column("waiting_bytes_max", sa.BigInteger(), nullable=True),
-        sa.Column("guest_bytes_max", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("account", name=op.f("pk_hub_quotas")),
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
         "hub_repos",
         sa.Column("id", sa.String(length=48), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
@@ -129,15 +114,6 @@ def upgrade() -> None:
         )
 
     op.create_table(
-        "hub_retired_names",
-        sa.Column("key", sa.String(length=96), nullable=False),
-        sa.Column("became", sa.String(length=96), nullable=True),
-        sa.Column("retired_us", sa.BigInteger(), nullable=False),
-        sa.Column("free_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_hub_retired_names")),
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
         "hub_scans",
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("scanner", sa.String(length=64), nullable=False),
@@ -155,26 +131,11 @@ def upgrade() -> None:
         sa.Column("part_bytes", sa.BigInteger(), nullable=False),
         sa.Column("repo_id", sa.String(length=48), nullable=False),
         sa.Column("account", sa.String(length=96), nullable=False),
-        sa.Column("guest", sa.Boolean(), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hub_uploads")),
     )
     with op.batch_alter_table("hub_uploads", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_hub_uploads_account"), ["account"], unique=False)
         batch_op.create_index(batch_op.f("ix_hub_uploads_sha256"), ["sha256"], unique=False)
-
-    op.create_table(
-        "hub_waiting",
-        sa.Column("account", sa.String(length=96), nullable=False),
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("guest", sa.Boolean(), nullable=False),
-        sa.Column("at_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("account", "key", name=op.f("pk_hub_waiting")),
-        sqlite_with_rowid=False,
-    )
-    with op.batch_alter_table("hub_waiting", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_hub_waiting_key"), ["key"], unique=False)
 
     op.create_table(
         "hub_access_requests",
@@ -311,16 +272,12 @@ def upgrade() -> None:
         "hub_repo_contents",
         sa.Column("repo_id", sa.String(length=48), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("published", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["repo_id"], ["hub_repos.id"], name=op.f("fk_hub_repo_contents_repo_id")
         ),
         sa.PrimaryKeyConstraint("repo_id", "sha256", name=op.f("pk_hub_repo_contents")),
         sqlite_with_rowid=False,
     )
-    with op.batch_alter_table("hub_repo_contents", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_hub_repo_contents_sha256"), ["sha256"], unique=False)
-
     op.create_table(
         "hub_repo_redirects",
         sa.Column("key", sa.String(length=240), nullable=False),
@@ -387,9 +344,6 @@ def downgrade() -> None:
 
     op.drop_table("hub_segments")
     op.drop_table("hub_repo_redirects")
-    with op.batch_alter_table("hub_repo_contents", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_hub_repo_contents_sha256"))
-
     op.drop_table("hub_repo_contents")
     op.drop_table("hub_refs")
     op.drop_table("hub_origins")
@@ -403,28 +357,18 @@ def downgrade() -> None:
 
     op.drop_table("hub_commits")
     op.drop_table("hub_access_requests")
-    with op.batch_alter_table("hub_waiting", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_hub_waiting_key"))
-
-    op.drop_table("hub_waiting")
     with op.batch_alter_table("hub_uploads", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_hub_uploads_sha256"))
-        batch_op.drop_index(batch_op.f("ix_hub_uploads_account"))
 
     op.drop_table("hub_uploads")
     op.drop_table("hub_scans")
-    op.drop_table("hub_retired_names")
     with op.batch_alter_table("hub_repos", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_hub_repos_kind_updated_us"))
 
     op.drop_table("hub_repos")
-    op.drop_table("hub_quotas")
     op.drop_table("hub_packs")
     op.drop_table("hub_manifests")
     op.drop_table("hub_fingerprints")
-    with op.batch_alter_table("hub_discussion_events", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_hub_discussion_events_author"))
-
     op.drop_table("hub_discussion_events")
     with op.batch_alter_table("hub_contents", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_hub_contents_xet_hash"))

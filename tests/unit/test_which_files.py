@@ -73,7 +73,7 @@ def said(answer: Answer) -> str:
     return " ".join((answer.why, *answer.problems, *answer.conflicts, *answer.suggestions))
 
 
-def test_gguf_of_the_makers_is_weights_by_its_own_statement_only(tmp_path: Path) -> None:
+def test_gguf_that_calls_the_makers_its_own_is_not_taken_at_its_word(tmp_path: Path) -> None:
     answer = which(
         gguf(
             tmp_path / "a.gguf",
@@ -82,9 +82,27 @@ def test_gguf_of_the_makers_is_weights_by_its_own_statement_only(tmp_path: Path)
             general__license="apache-2.0",
         )
     )
-    assert (answer.kind, answer.layer, answer.release) == ("gguf-file", "weights", "Qwen3-8B")
-    assert answer.status is Status.REPORTED
+    assert (answer.kind, answer.layer, answer.release) == ("gguf-file", "unknown", None)
+    assert answer.status is Status.UNKNOWN
     assert answer.governing_document.id == "Apache-2.0"
+    assert "SHA-256" in answer.why and "Qwen3-8B" in answer.suggestions
+
+
+def test_gguf_licence_that_no_release_of_its_shape_has_is_a_conflict(tmp_path: Path) -> None:
+    answer = which(gguf(tmp_path / "a.gguf", general__license="mit"))
+    assert any("MIT" in each and "Apache-2.0" in each for each in answer.conflicts)
+    assert not which(gguf(tmp_path / "b.gguf", general__license="apache-2.0")).conflicts
+
+
+def test_a_stated_base_of_another_shape_is_a_conflict(tmp_path: Path) -> None:
+    answer = which(
+        gguf(
+            tmp_path / "a.gguf",
+            general__base_model__count=1,
+            general__base_model__0__repo_url="https://huggingface.co/Qwen/Qwen3-32B",
+        )
+    )
+    assert any("Qwen3-32B" in each and "shape" in each for each in answer.conflicts)
 
 
 def test_gguf_that_somebody_quantised_is_theirs(tmp_path: Path) -> None:

@@ -96,12 +96,14 @@ def lines(catalogue: Catalogue) -> Iterator[Line]:
             conflict=hosted.open_counterpart.in_conflict,
         )
     for derivative in catalogue.derivatives:
+        base = catalogue.find_release(derivative.base_release) if derivative.same_weights else None
+        licence = base.licence if base is not None else derivative.licence
         yield Line(
             id=derivative.id,
             layer=Layer.COMMUNITY,
             modality=derivative.modality,
-            governed_by=derivative.licence.value or "unknown",
-            status=derivative.licence.status.value,
+            governed_by=licence.value or "unknown",
+            status=licence.status.value,
             conflict=bool(derivative.conflict) or derivative.licence.in_conflict,
         )
 

@@ -348,6 +348,8 @@ class Derivative(Record, frozen=True, kw_only=True):
     """As its makers state it."""
     conflict: str = ""
     """Why the stated licence does not fit the base's, where it does not."""
+    same_weights: bool = False
+    """Whether it is the base, copied or converted: who passes that on can't change its licence."""
     modality: tuple[Modality, ...] = ()
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from qwenstack.catalog.model import Release, Status
+from qwenstack.catalog.model import Status
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.shape import Shape, releases_of
@@ -72,7 +72,7 @@ def judge(claims: Claims, *, kind: Kind, subject: str, index: Index) -> Reading:
             f"it names the licence {claims.licence_named!r}, which is not a licence that we know"
         )
     _against_base(claims, base or claims.loaded_from, licence, index)
-    release = _only(candidates, claims.name, index)
+    _against_shape(claims, base, licence, candidates, index)
     if claims.shape.layers and not candidates:
         why += (
             "; its shape is that of no release in the catalogue"
@@ -85,7 +85,6 @@ def judge(claims: Claims, *, kind: Kind, subject: str, index: Index) -> Reading:
         why=why,
         subject=subject,
         layer=layer,
-        release=release if layer is Layer.WEIGHTS else None,
         base=base or hub_id(claims.loaded_from) or claims.loaded_from,
         claims=tuple(claims.said),
         stated_licence=licence,
@@ -109,9 +108,9 @@ def _layer(claims: Claims, base: str, index: Index) -> tuple[Layer | None, str]:
     if publisher and publisher not in index.makers:
         return Layer.COMMUNITY, f"names {claims.publisher} as its maker"
     if (owner or publisher) and releases_of(claims.shape, index):
-        return Layer.WEIGHTS, (
-            "names the Qwen team as its maker, and its shape is one of theirs; that is its own "
-            "statement, which only its SHA-256 could prove"
+        return None, (
+            "names the Qwen team as its maker, and its shape is one of theirs; any header can "
+            "say that, and only its SHA-256 could prove it"
         )
     if claims.loaded_from and hub_id(claims.loaded_from).partition("/")[0].casefold() not in (
         "",
@@ -121,13 +120,6 @@ def _layer(claims: Claims, base: str, index: Index) -> tuple[Layer | None, str]:
     if claims.loaded_from:
         return None, "was saved from another model: a copy or a fine-tune of it; which is not said"
     return None, "does not say who made it: a shape or a name is no proof"
-
-
-def _only(names: tuple[str, ...], said: str, index: Index) -> Release | None:
-    """The one release of this shape, or of several the one that the file calls itself."""
-    called = [each for each in names if fold(each) == fold(said.replace(" ", "-"))]
-    fitting = called or list(names)
-    return index.release_names.get(fold(fitting[0])) if len(fitting) == 1 else None
 
 
 def _against_base(claims: Claims, base: str, licence: str, index: Index) -> None:
@@ -141,4 +133,29 @@ def _against_base(claims: Claims, base: str, licence: str, index: Index) -> None
         claims.conflicts.append(
             f"it states {licence}, but {repo.id}, which it says it was made from, is under "
             f"{upstream}"
+        )
+
+
+def _against_shape(
+    claims: Claims, base: str, licence: str, candidates: tuple[str, ...], index: Index
+) -> None:
+    """Note where the shape contradicts the base or the licence that is stated."""
+    shape = claims.shape
+    found = index.catalogue.find_repo(hub_id(base)) if base else None
+    if found is not None and shape.hidden and shape.layers:
+        name, architecture = found[0].name, found[0].architecture
+        known = [each for each in index.catalogue.architectures if each.id == architecture]
+        if any((each.hidden, each.layers) != (shape.hidden, shape.layers) for each in known):
+            claims.conflicts.append(
+                f"it says that it was made from {base}, but its shape ({shape.describe()}) is not "
+                f"that of {name}"
+            )
+    releases = [index.release_names[fold(each)] for each in candidates]
+    licences_of = {each.licence.value for each in releases} | {
+        repo.licence.value for each in releases for repo in each.repos if repo.licence
+    }
+    if licence and candidates and None not in licences_of and licence not in licences_of:
+        claims.conflicts.append(
+            f"it states {licence}, but what has its shape ({', '.join(candidates[:4])}) is under "
+            f"{' or '.join(sorted(filter(None, licences_of)))}"
         )

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from qwenstack.catalog.model import Status
-from qwenstack.catalog.which import hub, image, ollama, release_name
+from qwenstack.catalog.which import hub, image, ollama, provider, release_name
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.core.layers import Layer
@@ -20,6 +20,18 @@ _MODEL_FLAGS: Final = (
     "--model-name-or-path", "--hf-repo", "-hf", "-hfr", "--repo-id", "--repo_id", "-m",
     "--pretrained_model_name_or_path", "--base-model",
 )  # fmt: skip
+_BESIDE: Final = re.compile(
+    r"--?(?:lora(?:[-_]modules|[-_]paths)?|adapters?|(?:spec\w*[-_])?draft[-_\w]*|speculative[-_\w]*|"
+    r"model[-_]draft|md|hfd|hfrd|hf[-_]repo[-_]draft|mmproj[-_\w]*)"
+)
+"""Flags for what is loaded beside the model: adapters, draft models, projectors."""
+_LABELS: Final = re.compile(
+    r"--?(?:served[-_]model[-_]name|alias|a|[-_\w]*tokenizer[-_\w]*|"
+    r"(?:[-_\w]*[-_])?(?:output|save|log|cache|local|download|target|dataset|project|template)[-_\w]*|"
+    r"(?:hub|run|job|container)?[-_]?(?:model[-_]id[-_]out|name)|hub[-_]model[-_]id|push[-_\w]*|"
+    r"revision|code[-_]revision|api[-_]key|e|v|env|volume)"
+)
+"""Flags whose values only name or place something: they say nothing about which model is loaded."""
 _MODEL_VARIABLES: Final = re.compile(
     r"^(?:MODEL|MODEL_ID|MODEL_NAME|HF_MODEL_ID|VLLM_MODEL|LLAMA_ARG_HF_REPO|LLAMA_ARG_MODEL|"
     r"OLLAMA_MODEL|NIM_MODEL_NAME)=(.+)$"
@@ -43,9 +55,15 @@ _VERBS: Final = frozenset(
 _PROGRAMS: Final = re.compile(
     r"^(?:.*/)?(?:git|vllm|sglang|llama-server|llama-cli|llama-run|llama|ollama|docker|podman|nerdctl|hf|"
     r"huggingface-cli|modelscope|lms|mlx_lm[.\w]*|trtllm-serve|text-generation-launcher|tgi|lmdeploy|"
-    r"xinference|python3?(?:\.\d+)?|accelerate|torchrun|deepspeed|swift|llamafactory-cli|uvx?|"
+    r"xinference|aider|python3?(?:\.\d+)?|accelerate|torchrun|deepspeed|swift|llamafactory-cli|uvx?|"
     r"kubectl|helm|sudo|env|export|transformers|optimum-cli|aichat|llm|litellm|koboldcpp)$"
 )
+_BY_PROVIDER: Final = frozenset({"litellm", "aider", "aichat", "llm"})
+"""Programs that call APIs: the part of a name before its first slash says whose."""
+_ASSIGNMENTS: Final = re.compile(r"(?:[A-Z_][A-Z0-9_]*=\S*\s+)+")
+_CONTAINERS: Final = frozenset({"docker", "podman", "nerdctl"})
+_SERVERS: Final = frozenset({"vllm", "sglang", "lmdeploy", "trtllm-serve", "transformers", "swift"})
+_PATH: Final = re.compile(r"(?:\.{1,2}|~|\$\w+|\$\{\w+\})?/|[\w./-]+/$")
 _WRAPPERS: Final = frozenset({"sudo", "env", "export", "uvx", "uv", "nohup", "time", "exec"})
 _LOADERS: Final = {
     "ollama": "Ollama on this machine",
@@ -55,21 +73,30 @@ _LOADERS: Final = {
 
 
 _HUB: Final = re.compile(
-    r"(?:https?://|git@)?(?:hf\.co|huggingface\.co|(?:www\.)?modelscope\.cn)[/:][\w./:-]+"
+    r"(?:https?://|git@)?(?:hf\.co|huggingface\.co|(?:www\.)?modelscope\.cn|github\.com)[/:][\w./:-]+"
 )
 
 
 class Parsed(NamedTuple):
-    """The parts of a command that matter: its program, and the models that it names."""
+    """The parts of a command that matter: its program, and the models that it names.
+
+    `beside` is loaded with the model: adapters and draft models. `local` is the path from which the
+    model itself is loaded.
+    """
 
     program: str
     models: tuple[str, ...]
-    adapters: tuple[str, ...]
+    beside: tuple[str, ...]
+    local: str
 
 
 def is_command(text: str) -> bool:
     """Whether the first word is a program that we know to take models."""
-    first = text.lstrip("$> ").split(maxsplit=1)
+    text = text.lstrip("$> ")
+    leading = _ASSIGNMENTS.match(text)
+    if leading and not any(_MODEL_VARIABLES.match(each) for each in leading[0].split()):
+        text = text[leading.end() :]
+    first = text.split(maxsplit=1)
     return len(first) == 2 and bool(_PROGRAMS.match(first[0])) and "=" not in first[0]
 
 
@@ -82,7 +109,7 @@ def parse(text: str) -> Parsed | None:
         words = shlex.split(text, comments=True)
     except ValueError:
         words = text.split()
-    while words and (words[0] in _WRAPPERS or re.match(r"^[A-Z_]+=", words[0])):
+    while words and (words[0] in _WRAPPERS or _ASSIGNMENTS.match(words[0] + " ")):
         if _MODEL_VARIABLES.match(words[0]):
             break
         words = words[1:]
@@ -92,8 +119,7 @@ def parse(text: str) -> Parsed | None:
     if program.startswith("python") and "-m" in words[:3] and words.index("-m") + 1 < len(words):
         program = words[words.index("-m") + 1].partition(".")[0]
         words = words[words.index("-m") + 1 :]
-    models, adapters = _values(words, program)
-    return Parsed(program, tuple(dict.fromkeys(models)), tuple(adapters))
+    return _values(words, program)
 
 
 def read(text: str, index: Index) -> Iterator[Reading]:
@@ -101,19 +127,37 @@ def read(text: str, index: Index) -> Iterator[Reading]:
     parsed = parse(text) if is_command(text) else None
     if parsed is None:
         return
+    found = 0
     for model in parsed.models[:16]:
         inner = _inner(model, parsed.program, index)
         if inner is not None:
-            yield _run_here(inner, parsed)
+            found += 1
+            # The first model is what the command is about, however little is known of it.
+            yield _run_here(inner, parsed, Sureness.EXACT if found == 1 else Sureness.LISTED)
+    if not found and parsed.local:
+        yield _run_here(
+            Reading(
+                kind=Kind.COMMAND,
+                sure=Sureness.EXACT,
+                why=f"it loads {parsed.local[:120]!r}, whose files were not read; the name that "
+                "it is served by, or a tokenizer beside it, does not say what it is",
+                subject=parsed.local,
+                status=Status.UNKNOWN,
+            ),
+            parsed,
+            Sureness.EXACT,
+        )
 
 
-def _values(words: list[str], program: str) -> tuple[list[str], list[str]]:
+def _values(words: list[str], program: str) -> Parsed:
+    """Sort the words: a flag that says what its value is wins over a word that could be a model."""
     models: list[str] = []
-    adapters: list[str] = []
-    at = 1
-    verb = ""
-    while at < len(words):
-        word = words[at]
+    beside: list[str] = []
+    after_flags: list[str] = []
+    local = verb = before = ""
+    at = 0
+    while (at := at + 1) < len(words):
+        word, before = words[at], words[at - 1]
         flag, equals, value = word.partition("=")
         if variable := _MODEL_VARIABLES.match(word):
             models.append(variable[1])
@@ -124,22 +168,40 @@ def _values(words: list[str], program: str) -> tuple[list[str], list[str]]:
             # `-m` is the model for llama.cpp only; elsewhere it is a module or a message.
             if value and (flag != "-m" or program.startswith(("llama", "koboldcpp", "llm"))):
                 models.append(value)
-        elif flag in ("--lora-modules", "--lora", "--lora-paths", "--adapter", "--adapters"):
-            at += 1
-            adapters.append(value if equals else (words[at] if at < len(words) else ""))
+                local = local or (value if _PATH.match(value) else "")
+        elif _BESIDE.fullmatch(flag):
+            at = at if equals else at + 1
+            beside.append(value if equals else (words[at] if at < len(words) else ""))
+        elif _LABELS.fullmatch(flag):
+            while not equals and at + 1 < len(words) and not words[at + 1].startswith("-"):
+                at += 1
+                if flag in ("-e", "--env") and (variable := _MODEL_VARIABLES.match(words[at])):
+                    models.append(variable[1])
+                if flag != "--served-model-name":
+                    break
         elif word in _VERBS:
             verb = word
-        elif verb and not word.startswith("-") and _model_word(word, program):
-            models.append(word)
-            verb = verb if program in ("docker", "podman", "nerdctl") else ""
-        elif program not in ("docker", "podman", "nerdctl") and "/" in word and _hub_like(word):
-            models.append(word)
-        at += 1
-    return models, adapters
+        elif _is_model(word, program, verb):
+            # After a flag that we don't know it may be that flag's value.
+            (after_flags if before.startswith("-") and "=" not in before else models).append(word)
+            verb = verb if program in _CONTAINERS else ""
+        elif verb and program in _SERVERS and _PATH.match(word) and not before.startswith("-"):
+            local, verb = local or word, ""
+    if not models and not local:
+        models = after_flags
+    return Parsed(program, tuple(dict.fromkeys(models)), tuple(beside), local)
+
+
+def _is_model(word: str, program: str, verb: str) -> bool:
+    if word.startswith("-"):
+        return False
+    if verb and _model_word(word, program):
+        return True
+    return program not in (*_CONTAINERS, "ollama") and "/" in word and _hub_like(word)
 
 
 def _model_word(word: str, program: str) -> bool:
-    if program in ("docker", "podman", "nerdctl"):
+    if program in _CONTAINERS:
         return bool(
             image.DOCKER_MODEL.fullmatch(word) or image.NIM.fullmatch(word) or _HUB.fullmatch(word)
         )
@@ -156,7 +218,8 @@ def _inner(model: str, program: str, index: Index) -> Reading | None:
     repo = model.partition(":")[0] if model.count("/") == 1 else model
     readers: list[Iterator[Reading]] = [
         hub.read_url(model, index),
-        image.read(model) if program in ("docker", "podman", "nerdctl") else iter(()),
+        provider.read(model, index) if program in _BY_PROVIDER else iter(()),
+        image.read(model) if program in _CONTAINERS else iter(()),
         ollama.read(model, index, certain=True) if program == "ollama" else iter(()),
         release_name.read_negative(repo, index),
         hub.read_id(repo, index),
@@ -167,12 +230,13 @@ def _inner(model: str, program: str, index: Index) -> Reading | None:
     return next((reading for each in readers for reading in each), None)
 
 
-def _run_here(inner: Reading, parsed: Parsed) -> Reading:
+def _run_here(inner: Reading, parsed: Parsed, sure: Sureness) -> Reading:
     problems = inner.problems
-    if parsed.adapters:
+    if parsed.beside:
         problems = (
             *problems,
-            f"adapters are loaded, too ({', '.join(parsed.adapters)[:200]}): each has its terms",
+            f"adapters or other models are loaded, too ({', '.join(parsed.beside)[:200]}): each "
+            "has its terms",
         )
     status = inner.status
     if parsed.program == "lms":
@@ -189,7 +253,7 @@ def _run_here(inner: Reading, parsed: Parsed) -> Reading:
     return msgspec.structs.replace(
         inner,
         kind=Kind.COMMAND,
-        sure=max(inner.sure, Sureness.LISTED),
+        sure=sure,
         why=f"named by a command of {parsed.program[:40]}; {inner.why}",
         operator=operator,
         status=status,

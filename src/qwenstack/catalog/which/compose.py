@@ -191,14 +191,14 @@ def _governing(
     if reading.release is not None and reading.layer is Layer.COMMUNITY:
         # A known copy of a release: who passes it on can't free it from the release's licence.
         document, duties, conflicts = _licence(reading, reading.release, index)
-        return (
-            msgspec.structs.replace(
-                document, source=f"of its base: {document.source}", status=Status.REPORTED
-            ),
-            duties,
-            conflicts,
-        )
+        return _of_base(document), duties, conflicts
     return GoverningDocument(), (), ()
+
+
+def _of_base(document: GoverningDocument) -> GoverningDocument:
+    return msgspec.structs.replace(
+        document, source=f"of its base: {document.source}", status=Status.REPORTED
+    )
 
 
 def _terms(reading: Reading, index: Index) -> GoverningDocument:
@@ -274,6 +274,10 @@ def _derivative(
         index.catalogue.find_release(derivative.base_release) if derivative.base_release else None
     )
     upstream = root.licence.value if root is not None else None
+    if root is not None and derivative.same_weights and upstream and upstream != fact.value:
+        document, owed, said = _licence(reading, root, index)
+        conflicts.append(f"its publisher states {fact.value}: the licence of the base governs")
+        return _of_base(document), owed, (*conflicts, *said)
     if upstream and upstream != fact.value:
         duties += [
             Duty(

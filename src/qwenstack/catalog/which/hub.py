@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qwenstack.catalog.model import HostedKind, Status
+from qwenstack.catalog.model import Generation, HostedKind, Status
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.catalog.which.spelling import distance, fold, foreign_letters, plain
@@ -148,6 +148,14 @@ def _unlisted(subject: str, owner: str, index: Index, kind: Kind) -> Reading:
             "which no open weights are on record",
             subject=subject,
         )
+    closed = _closed_generation(subject.partition("/")[2], index)
+    if closed is not None and owner.casefold() in index.makers:
+        return Reading(
+            kind=kind,
+            sure=Sureness.SHAPED,
+            why=f"the catalogue lists no such repo: no open weights of {closed.name} are on record",
+            subject=subject,
+        )
     if publisher is not None and owner.casefold() in index.makers:
         return Reading(
             kind=kind,
@@ -187,6 +195,16 @@ def _unlisted(subject: str, owner: str, index: Index, kind: Kind) -> Reading:
         organisation=publisher,
         conflicts=conflicts,
     )
+
+
+def _closed_generation(name: str, index: Index) -> Generation | None:
+    """The generation that `name` is of by its beginning, where no weights of it are open."""
+    words = fold(name).split("-")
+    beginnings = ("-".join(words[:count]) for count in range(len(words), 0, -1))
+    found = next(
+        (index.generation_names[b] for b in beginnings if b in index.generation_names), None
+    )
+    return found if found is not None and found.open_weights.value is False else None
 
 
 def _publisher(name: str, index: Index) -> Iterator[Reading]:

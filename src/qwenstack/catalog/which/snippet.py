@@ -26,6 +26,19 @@ _VALUE: Final = re.compile(
     r"(?:^|[\s,{(\"'])(?:model|model_id|model_name|MODEL\w*|\w+_MODEL|engine|deployment)[\"']?\s*[:=]\s*"
     r"[\"']?([\w@][\w.@:/+-]{1,200})"
 )
+_JOIN: Final = r"[\"']?\s*[:=,]?\s*[\[{(]?\s*[\"']?"
+_LABEL: Final = re.compile(
+    r"(?:served[-_]model[-_]name|\balias|output[-_]dir|local[-_]dir|save[-_]path|hub[-_]model[-_]id)"
+    + _JOIN + "$"
+)  # fmt: skip
+_LITELLM_LABEL: Final = re.compile(r"\bmodel_name" + _JOIN + "$")
+_BESIDE: Final = re.compile(
+    r"(?:\btokenizer\w*|(?:\bspeculative|\bdraft)[-_\w]*(?:" + _JOIN + r"model)?)" + _JOIN + "$"
+)
+_LOADED: Final = re.compile(
+    r"\bmodel(?:[-_](?:path|id|name[-_]or[-_]path))?[\"']?\s*[:=,\s]\s*[\"'\[]*[\w./~$]"
+)
+_BEFORE_CHARACTERS: Final = 60
 
 
 def read(text: str, index: Index, setting: Setting, *, name: str = "") -> Answer | None:
@@ -38,7 +51,7 @@ def read(text: str, index: Index, setting: Setting, *, name: str = "") -> Answer
         card = of_card(text, index)
         if card is not None:
             return compose(shorten(name or text), card, (), index)
-    mentions = _distinct(text, index)
+    mentions = [each for each in _distinct(text, index) if not _is_label(text, each)]
     servers = _servers(text, index)
     # An address in a text is where its models are asked for, and not one of them.
     named = [each for each in mentions if not any(s.subject in each.text for s in servers)]
@@ -72,6 +85,20 @@ def _distinct(text: str, index: Index) -> list[Mention]:
             inside.add(each.text)
         reach = max(reach, end)
     return [each for each in found.values() if each.text not in inside]
+
+
+def _is_label(text: str, mention: Mention) -> bool:
+    """Whether the name only labels what is served or written, or is loaded beside the model."""
+    before = text[max(0, mention.start - _BEFORE_CHARACTERS) : mention.start]
+    if _LABEL.search(before):
+        return True
+    if _LITELLM_LABEL.search(before) and "litellm_params" in text:
+        return True
+    beside = _BESIDE.search(before)
+    if beside is None:
+        return False
+    start = mention.start - len(beside[0])
+    return bool(_LOADED.search(text[:start]) or _LOADED.search(text[mention.start :]))
 
 
 def _model_like(value: str, index: Index) -> bool:

@@ -75,6 +75,22 @@ def test_a_reference_that_no_table_holds_gets_no_confident_wrong_answer(
         assert answer.status is not Status.VERIFIED or row.layer == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("repo", "base"),
+    [
+        ("Qwen/QwQ-32B-Preview", "Qwen/Qwen2.5-32B-Instruct"),
+        ("Qwen/Qwen2.5-Math-PRM-7B", "Qwen/Qwen2.5-Math-7B-Instruct"),
+        ("Qwen/Qwen2.5-Math-RM-72B", "Qwen/Qwen2.5-Math-72B-Instruct"),
+        ("Qwen/Qwen2-Math-RM-72B", "Qwen/Qwen2-Math-72B-Instruct"),
+        ("Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-0.6B-Base"),
+        ("Qwen/Qwen3Guard-Gen-8B", "Qwen/Qwen3-8B"),
+    ],
+)
+def test_base_is_the_repo_that_the_card_names(repo: str, base: str) -> None:
+    # The cards' `base_model`, in the makers' own commits to these repos.
+    assert which(repo).base == base
+
+
 def test_table_is_large_and_each_row_has_a_source() -> None:
     table = rows()
     assert len(table) >= 150

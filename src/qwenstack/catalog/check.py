@@ -38,6 +38,9 @@ class _Names:
         self.generations = _ids(records, Generation)
         self.architectures = _ids(records, Architecture)
         self.releases = _ids(records, Release)
+        self.repos = {
+            repo.id for each in records if isinstance(each, Release) for repo in each.repos
+        }
         self.hosted = _ids(records, HostedModel)
         self.derivatives = _ids(records, Derivative)
         self.terms = {
@@ -128,7 +131,7 @@ def _counts(record: Record | Source) -> Iterator[str]:
 def _references(record: Record | Source, names: _Names) -> Iterator[str]:
     if isinstance(record, Release):
         yield from _one(record.generation, names.generations, "generation", "a [[generation]]")
-        yield from _one(record.base, names.releases, "base", "a [[release]]")
+        yield from _fact(record.base, names.releases | names.repos, "base")
         yield from _one(
             record.architecture, names.architectures, "architecture", "an [[architecture]]"
         )

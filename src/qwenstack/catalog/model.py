@@ -219,8 +219,8 @@ class Release(Record, frozen=True, kw_only=True):
     """Id of the Architecture of its language part."""
     model_type: Fact[str]
     """`model_type` in the repo's config.json."""
-    base: str = ""
-    """Id of the release that it was trained from, where it is said."""
+    base: Fact[str]
+    """What it was trained from, where that is said: the id of a release, or of one of its repos."""
     ollama: tuple[str, ...] = ()
     """Ollama tags that are this size of this release."""
 

@@ -87,8 +87,8 @@ def _base(reading: Reading, index: Index) -> str | None:
         return reading.base
     if reading.layer is Layer.COMMUNITY:
         return UNKNOWN
-    if reading.release is not None and reading.release.base:
-        return _written(reading.release.base, index)
+    if reading.release is not None and reading.release.base.value:
+        return _written(reading.release.base.value, index)
     return None
 
 

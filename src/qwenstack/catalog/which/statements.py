@@ -63,6 +63,8 @@ def _hosted_lines(hosted: HostedModel, index: Index) -> Iterator[Line]:
 def _release_lines(release: Release, reading: Reading, index: Index) -> Iterator[Line]:
     licence = (reading.repo.licence if reading.repo is not None else None) or release.licence
     yield from _fact("licence", licence, index)
+    if release.base.known:
+        yield from _fact("made from", release.base, index)
     yield from _fact("released", release.released, index)
     yield from _fact("parameters", release.parameters, index)
     if release.active_parameters.known:

@@ -109,4 +109,9 @@ FAMILIES: tuple[Family, ...] = (
         24, "llama-96x6", "ll", "test", data=CODE, shares_init_with="ll-8", init_seed=1008,
         full=False,
     ),
+    # Built after the method was frozen.
+    _family(25, "llama-96x6", "ll", "test"),
+    _family(26, "llama-96x6", "ll", "test"),
+    _family(27, "qwen2-96x4", "q2", "test"),
+    _family(28, "qwen2-96x4", "q2", "test"),
 )  # fmt: skip

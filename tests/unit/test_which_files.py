@@ -88,10 +88,25 @@ def test_gguf_that_calls_the_makers_its_own_is_not_taken_at_its_word(tmp_path: P
     assert "SHA-256" in answer.why and "Qwen3-8B" in answer.suggestions
 
 
-def test_gguf_licence_that_no_release_of_its_shape_has_is_a_conflict(tmp_path: Path) -> None:
-    answer = which(gguf(tmp_path / "a.gguf", general__license="mit"))
-    assert any("MIT" in each and "Apache-2.0" in each for each in answer.conflicts)
-    assert not which(gguf(tmp_path / "b.gguf", general__license="apache-2.0")).conflicts
+def test_a_licence_freer_than_all_of_its_shape_is_a_conflict(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"model_type": "qwen2", "hidden_size": 2048, "num_hidden_layers": 36,
+             "num_attention_heads": 16, "num_key_value_heads": 2, "intermediate_size": 11008}
+        )
+    )  # fmt: skip
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\n---\n")
+    assert any("MIT" in each and "research" in each for each in which(tmp_path).conflicts)
+    card.write_text("---\nlicense: other\nlicense_name: qwen-research\n---\n")
+    assert not which(tmp_path).conflicts
+    assert not which(gguf(tmp_path / "8b.gguf", general__license="mit")).conflicts
+
+
+def test_a_merge_with_another_organisations_model_is_somebodys(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    (tmp_path / "README.md").write_text("---\nbase_model:\n- Qwen/Qwen3-8B\n- acme/Foo-8B\n---\n")
+    assert which(tmp_path).layer == "community"
 
 
 def test_a_stated_base_of_another_shape_is_a_conflict(tmp_path: Path) -> None:

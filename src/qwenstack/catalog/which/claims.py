@@ -98,6 +98,11 @@ def judge(claims: Claims, *, kind: Kind, subject: str, index: Index) -> Reading:
 def _layer(claims: Claims, base: str, index: Index) -> tuple[Layer | None, str]:
     publisher = claims.publisher.casefold()
     if base and not publisher and not claims.repo:
+        other = next(
+            (each for each in map(hub_id, claims.made_from) if _is_others(each, index)), ""
+        )
+        if other and not claims.adapter:
+            return Layer.COMMUNITY, f"says that it was made from {other}, another organisation's"
         if hub_id(base).partition("/")[0].casefold() in index.makers and not claims.adapter:
             # The makers' own instruct models name their base model, too.
             return None, f"says that it was made from {base}, and not by whom"
@@ -122,6 +127,10 @@ def _layer(claims: Claims, base: str, index: Index) -> tuple[Layer | None, str]:
     return None, "does not say who made it: a shape or a name is no proof"
 
 
+def _is_others(repo: str, index: Index) -> bool:
+    return bool(repo) and repo.partition("/")[0].casefold() not in index.makers
+
+
 def _against_base(claims: Claims, base: str, licence: str, index: Index) -> None:
     """Note where the stated licence is freer than that of the Qwen release it was made from."""
     found = index.catalogue.find_repo(hub_id(base)) if base else None
@@ -134,6 +143,12 @@ def _against_base(claims: Claims, base: str, licence: str, index: Index) -> None
             f"it states {licence}, but {repo.id}, which it says it was made from, is under "
             f"{upstream}"
         )
+
+
+def _permissive(licence_id: str | None) -> bool:
+    """Whether it is known to be permissive."""
+    found = licences.by_id(licence_id) if licence_id else None
+    return found is not None and found.category is licences.Category.PERMISSIVE
 
 
 def _against_shape(
@@ -154,7 +169,8 @@ def _against_shape(
     licences_of = {each.licence.value for each in releases} | {
         repo.licence.value for each in releases for repo in each.repos if repo.licence
     }
-    if licence and candidates and None not in licences_of and licence not in licences_of:
+    # Permissive terms over other permissive ones contradict nothing.
+    if candidates and _permissive(licence) and not any(map(_permissive, licences_of)):
         claims.conflicts.append(
             f"it states {licence}, but what has its shape ({', '.join(candidates[:4])}) is under "
             f"{' or '.join(sorted(filter(None, licences_of)))}"

@@ -37,7 +37,7 @@ _TOKEN: Final = re.compile(r"[\w@][\w.@:/+%-]*")
 NEEDLES: Final = (
     "qwen", "qwq", "qvq", "tongyi", "aliyuncs", "dashscope", "skywork-or1", "kimi-dev", "marco-o1",
     "open-thoughts", "light-r1", "fin-r1", "open-reasoner", "s1-32b", "embeddings-v4",
-    "text-embedding-v", "gte-rerank", "ui-tars", "nvlm-d", "cogito-v1",
+    "text-embedding-v", "gte-rerank", "ui-tars", "nvlm-d", "cogito-v1", "smallthinker",
 )  # fmt: skip
 """A reference to a model of the family, or made from one, holds one of these in any case."""
 

@@ -18,7 +18,7 @@ _CHARACTERS_MAX: Final = 16_384
 _MODEL_FLAGS: Final = (
     "--model", "--model-path", "--model_path", "--model-id", "--model_id", "--model_name_or_path",
     "--model-name-or-path", "--hf-repo", "-hf", "-hfr", "--repo-id", "--repo_id", "-m",
-    "--pretrained_model_name_or_path", "--base-model",
+    "--pretrained_model_name_or_path", "--base-model", "--base_model",
 )  # fmt: skip
 _BESIDE: Final = re.compile(
     r"--?(?:lora(?:[-_]modules|[-_]paths)?|adapters?|(?:spec\w*[-_])?draft[-_\w]*|speculative[-_\w]*|"

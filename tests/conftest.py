@@ -16,6 +16,14 @@ from tests.component.postgresql_server import postgresql_server
 from tests.component.valkey_server import ValkeyServer, find_valkey
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the home folder of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QWENSTACK_HOME", str(tmp_path_factory.mktemp("qwenstack-home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def default_model_path() -> Path:
     """The default model's file, downloaded once for all checkouts of this machine."""

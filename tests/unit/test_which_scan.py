@@ -242,6 +242,14 @@ def test_file_that_vanishes_or_is_barred_is_a_trouble(tmp_path: Path) -> None:
     assert not scan(tmp_path).troubles
 
 
+@pytest.mark.parametrize("needle", NEEDLES)
+def test_filter_finds_every_needle(tmp_path: Path, needle: str) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text(f"model: {needle}\n")
+    found = candidates([str(path)], Tally(), file_bytes_max=1 << 23)
+    assert [each.path for each in found] == [str(path)]
+
+
 @given(
     st.lists(
         st.tuples(

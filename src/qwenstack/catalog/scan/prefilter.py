@@ -28,9 +28,9 @@ _AROUND_CHARACTERS: Final = 48  # more than any needle is long
 _MARGIN: Final = 16  # zero bytes between files, so that no needle spans two
 
 _EXACT: Final = tuple(needle.encode() for needle in NEEDLES)
-# A needle is found by `qw`, `qv` or `hsc`, else by the bytes around its y or its last hyphen.
+# A needle is found by `qw`, `qv` or `hsc`, else by the bytes around its last y, hyphen or k.
 _PLAIN: Final = ("qw", "qv", "hsc")
-_AROUND: Final = ("y", "-")
+_AROUND: Final = ("y", "-", "k")
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

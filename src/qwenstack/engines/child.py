@@ -229,7 +229,10 @@ class Child:
             except msgspec.MsgspecError:
                 continue
             if report.ready is not None:
-                return report.ready
+                # A quick start can end between two looks at its memory.
+                self._hold_to_memory()
+                if self._verdict is None:
+                    return report.ready
             if report.failed is not None:
                 failed = report.failed
                 break
@@ -282,16 +285,17 @@ class Child:
 
     async def _watch_memory(self, process: asyncio.subprocess.Process) -> None:
         while process.returncode is None:
-            spec = self._spec
-            resident = self.resident_bytes()
-            if spec.memory_bytes_max and resident > spec.memory_bytes_max:
-                self.kill(
-                    f"it took {resident // 2**20} MiB, over its limit of "
-                    f"{spec.memory_bytes_max // 2**20} MiB"
-                )
-            if spec.loaded_bytes and not self._up.is_set():
-                self._on_loading(min(1.0, resident / spec.loaded_bytes))
+            resident = self._hold_to_memory()
+            if self._spec.loaded_bytes and not self._up.is_set():
+                self._on_loading(min(1.0, resident / self._spec.loaded_bytes))
             await asyncio.sleep(_MEMORY_POLL_S)
+
+    def _hold_to_memory(self) -> int:
+        """Kill the child where it is over its limit; the bytes that it holds."""
+        resident, limit = self.resident_bytes(), self._spec.memory_bytes_max
+        if limit and resident > limit:
+            self.kill(f"it took {resident // 2**20} MiB, over its limit of {limit // 2**20} MiB")
+        return resident
 
     async def _keep_words(self, stream: asyncio.StreamReader) -> None:
         """Read standard error to its end, so that the child never blocks on it; keep the last."""

@@ -13,6 +13,7 @@ may write blanks up to its token limit, which its finish reason then says.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from qwenstack.engines.constraints import check_schema
@@ -32,6 +33,9 @@ _ANNOTATIONS: Final = frozenset(
         "readOnly", "writeOnly",
     }
 )  # fmt: skip
+# What its regular expressions lack. The pipeline would notice while it schedules, and where another
+# request is part of that step it does not recover: the child would have to be started again.
+_NO_REGULAR_PART: Final = re.compile(r"(?<!\\)\(\?(?!:)|\\[1-9bBkAZ]")
 _FORMATS: Final = frozenset({"date", "uuid"})
 _ALONE: Final = ("$ref", "anyOf", "enum", "const")
 _BESIDE: Final = frozenset({"$defs", "definitions"}) | _ANNOTATIONS
@@ -72,6 +76,9 @@ def _check_keywords(node: dict[str, Any], path: str) -> None:
     lengths = bool({"minLength", "maxLength"} & set(node))
     if "pattern" in node and (lengths or "format" in node):
         raise _refused(path, "a length or a format would not be held to beside 'pattern'")
+    pattern = node.get("pattern", "")
+    if isinstance(pattern, str) and (lacking := _NO_REGULAR_PART.search(pattern)):
+        raise _refused(path, f"'pattern' cannot be held to: {lacking[0]!r} is not known here")
     form = node.get("format", "date")
     if not isinstance(form, str) or form not in _FORMATS or ("format" in node and lengths):
         known = " or ".join(sorted(_FORMATS))

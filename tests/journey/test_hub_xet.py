@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from huggingface_hub import HfApi
 
 from qwenstack.hub.http.xet_tokens import make_token
 from qwenstack.hub.store.merkle import chunk_hash, file_hash, range_hash, to_text, xorb_hash
@@ -133,7 +135,8 @@ def get_token(hub: RunningHub, repo: str, right: str, rev: str = "main") -> str:
     status, body, headers = call(hub, "GET", path, hub.token)
     assert status == 200, body
     answer = json.loads(body)
-    assert headers["X-Xet-Cas-Url"] == answer["casUrl"] == hub.url + "/xet"
+    assert headers["X-Xet-Cas-Url"] == answer["casUrl"]
+    assert re.fullmatch(re.escape(hub.url) + "/xet/[0-9a-f]{16}", answer["casUrl"])
     assert int(headers["X-Xet-Token-Expiration"]) == answer["exp"] > time.time() + 60
     token: str = answer["accessToken"]
     assert headers["X-Xet-Access-Token"] == token
@@ -162,13 +165,17 @@ def test_a_liar_gets_400_and_the_reason_and_nothing_shows(hub: RunningHub) -> No
         (f"/xet/v1/xorbs/default/{'0' * 64}", body, "hashes to"),
         (f"/xet/v1/xorbs/default/{name}", body[:-5], "not there"),
         ("/xet/v1/shards", shard, "is not here"),
-        ("/xet/v2/shards", shard[:-100], "the shard"),
         ("/xet/v1/shards", b"nonsense", "ends at byte"),
     ):
         status, answer, headers = call(hub, "POST", path, token, sent)
         assert status == 400
         assert reason in json.loads(answer)["error"]
         assert reason in headers["X-Error-Message"]
+    for sent, reason in ((shard, "is not here"), (shard[:-100], "the shard")):
+        status, answer, _ = call(hub, "POST", "/xet/v2/shards", token, sent)
+        told = json.loads(answer)
+        assert (status, told["type"], told["retryable"]) == (200, "error", False)
+        assert reason in told["message"]
     assert len(list((hub.home / "packs").iterdir())) == packs
     path = f"/xet/v1/xorbs/default/{name}"
     assert call(hub, "POST", path, token, body)[1] == b'{"was_inserted":true}'
@@ -180,6 +187,19 @@ def test_a_liar_gets_400_and_the_reason_and_nothing_shows(hub: RunningHub) -> No
         assert call(hub, "POST", f"/xet/shard{old}", token, shard)[1] == b'{"result":1}'
     assert list(opened.store.check()) == []
     opened.close()
+
+
+def test_a_hub_made_anew_at_an_old_address_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    port = 0
+    for life in ("first", "second"):
+        with running_hub(tmp_path / life, port=port) as hub:
+            port = int(hub.url.rpartition(":")[2])
+            api = HfApi(endpoint=hub.url, token=hub.token)
+            api.create_repo("alice/again")
+            api.upload_file(path_or_fileobj=data, path_in_repo="m.bin", repo_id="alice/again")
+            # The client remembers, here and by this address, that it uploaded all of it before.
+            assert list(hub.open().store.check()) == []
 
 
 def test_bodies_beyond_the_limits_are_refused_before_they_are_read(hub: RunningHub) -> None:

@@ -21,7 +21,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from qwenstack.hub.downloads import OVER_XET
-from qwenstack.hub.errors import BadRequest, NotFound, TooLarge
+from qwenstack.hub.errors import BadRequest, HubError, NotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo, upload_action
 from qwenstack.hub.http.bodies import json_response, pieces, take_in, to_the_end
 from qwenstack.hub.http.xet_tokens import (
@@ -29,6 +29,7 @@ from qwenstack.hub.http.xet_tokens import (
     XetToken,
     check_part,
     dedupe_key,
+    hub_mark,
     make_token,
     read_token,
     sign_part,
@@ -52,6 +53,8 @@ from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents
 
 _PREFIX = "/xet"
+# Under which clients are told to speak to this hub; without it, as older tokens said, as well.
+_SERVICE = f"{_PREFIX}{{hub:(?:/[0-9a-f]{{16}})?}}"
 _HASH = "{hash:[0-9a-f]{64}}"
 # A xorb holds some blocks of it in memory, a shard is there whole while its files are hashed.
 _XORBS_AT_ONCE, _SHARDS_AT_ONCE = 4, 3
@@ -91,14 +94,14 @@ def routes(hub: Hub) -> list[web.RouteDef]:
     answers = [
         web.get(f"{API_REPO}/xet-read-token/{{rev:.+}}", partial(_read_token, hub)),
         web.get(f"{API_REPO}/xet-write-token/{{rev:.+}}", partial(_write_token, hub)),
-        web.post(f"{_PREFIX}/v2/shards", partial(_post_shard_told, hub, shards)),
-        web.get(f"{_PREFIX}/v2/reconstructions/{_HASH}", partial(_get_reconstruction2, hub)),
-        web.post(f"{_PREFIX}/v1/telemetry", _post_telemetry),
+        web.post(f"{_SERVICE}/v2/shards", partial(_post_shard_told, hub, shards)),
+        web.get(f"{_SERVICE}/v2/reconstructions/{_HASH}", partial(_get_reconstruction2, hub)),
+        web.post(f"{_SERVICE}/v1/telemetry", _post_telemetry),
         web.get(part, partial(_get_part, hub)),
     ]
     # Version 1, and the same before it had a number: hf_xet 1.2 and 1.1 ask so.
     for version, plural in (("/v1", "s"), ("", "s"), ("", "")):
-        start = f"{_PREFIX}{version}"
+        start = f"{_SERVICE}{version}"
         answers += [
             web.post(f"{start}/xorb{plural}/default/{_HASH}", post_xorb),
             web.post(f"{start}/shard{plural}", post_shard),
@@ -146,7 +149,7 @@ async def _write_token(hub: Hub, request: web.Request) -> web.Response:
 
 
 def _token_answer(hub: Hub, request: web.Request, token: XetToken) -> web.Response:
-    url = base_url(hub, request) + _PREFIX
+    url = f"{base_url(hub, request)}{_PREFIX}/{hub_mark(hub.secret)}"
     headers = {
         "X-Xet-Cas-Url": url,
         "X-Xet-Access-Token": token.text,
@@ -213,14 +216,15 @@ async def _post_shard_told(
 ) -> web.StreamResponse:
     """Version 2: lines of JSON while the bytes are hashed, so that no time-out strikes.
 
-    What fails soon is answered with its status, what fails later with a last line.
+    What is wrong with a shard is told in the last line, however soon it is found: a client shows
+    its user that line, and of another status than 200 the number alone (hf_xet 1.8.0).
     """
     claims = read_token(hub.secret, bearer(request), "write")
     async with uploads:
         body = await _whole_body(request, SHARD_BYTES_MAX)
         work = asyncio.create_task(asyncio.to_thread(_keep_shard, hub, claims, body))
         await asyncio.wait([work], timeout=_HEARTBEAT_S)
-        if work.done():
+        if work.done() and not isinstance(work.exception(), HubError):
             work.result()
             return web.Response(body=_line("result"), content_type="application/x-ndjson")
         answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -232,12 +236,11 @@ async def _post_shard_told(
         if error is None:
             await answer.write(_line("result"))
         else:
-            told = str(error) if isinstance(error, BadRequest) else "The hub failed."
-            await answer.write(
-                _line("error", message=told, retryable=not isinstance(error, BadRequest))
-            )
+            ours = isinstance(error, HubError)
+            told = str(error) if ours else "The hub failed."
+            await answer.write(_line("error", message=told, retryable=not ours))
         await answer.write_eof()
-    if error is not None and not isinstance(error, BadRequest):
+    if error is not None and not isinstance(error, HubError):
         raise error
     return answer
 

@@ -103,6 +103,15 @@ def dedupe_key(secret: bytes) -> bytes:
     return hmac.digest(secret, b"xet-dedupe", hashlib.sha256)
 
 
+def hub_mark(secret: bytes) -> str:
+    """What tells this hub's Xet service from any other that ever answered at its address.
+
+    Clients remember by the service's address which chunks they uploaded to it: a hub made anew at
+    an old one's address would be told that it has what only the old one had.
+    """
+    return hmac.digest(secret, b"xet-service", hashlib.sha256).hex()[:16]
+
+
 def _sign_part(secret: bytes, xorb: str, first: int, end: int, expires_s: int) -> str:
     return _sign(secret, b"xet-part", f"{xorb}|{first}|{end}|{expires_s}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -260,6 +261,18 @@ async def test_more_than_was_asked_for_never_answers_the_next_request(more: byte
         assert (await ask(pool))[1] == b"ok"
 
 
+async def test_more_than_was_asked_for_is_seen_behind_a_large_answer_that_nobody_reads() -> None:
+    large = b"HTTP/1.1 404 Not Found\r\nContent-Length: 3000\r\n\r\n" + bytes(3000)
+    async with pool_on(answering(large, OK), buffer_bytes=1000) as pool:
+        first = await pool.take()
+        first.send(REQUEST)
+        await first.head()
+        assert first.complete
+        pool.give_back(first)
+        await asyncio.sleep(0.1)
+        assert not first.alive
+
+
 # --- The pool -------------------------------------------------------------------------------------
 
 
@@ -307,6 +320,60 @@ async def test_a_fresh_connection_is_had_though_all_places_are_idle() -> None:
         connection, body = await ask(pool, fresh=True)
         assert body == b"ok" and not connection.reused
         assert connection not in [each for each, _ in first]
+
+
+async def test_fresh_connections_take_the_places_of_those_that_were_given_back() -> None:
+    running = most = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(0.005)
+                writer.write(OK)
+        finally:
+            running -= 1
+
+    async with pool_on(serve) as pool:
+        asked = [ask(pool, fresh=number % 2 == 0) for number in range(40)]
+        assert [body for _, body in await asyncio.gather(*asked)] == [b"ok"] * 40
+    # One that ends is seen by the server a moment after its successor.
+    assert most <= 4
+
+
+async def test_a_pool_that_is_closed_connects_for_nobody_who_waited() -> None:
+    connected = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
+        connected += 1
+        await reader.read()
+
+    async with pool_on(serve, connections_max=1) as pool:
+        held = asyncio.create_task(ask(pool))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(ask(pool)) for _ in range(3)]
+        await asyncio.sleep(0)
+        pool.close()
+        ends = await asyncio.gather(held, *waiting, return_exceptions=True)
+    assert [type(each) for each in ends] == [ConnectionLost] + [CannotConnect] * 3
+    assert connected == 1
+
+
+def test_a_connection_that_was_lost_on_its_way_is_told_as_lost_on_either_loop() -> None:
+    async def lost() -> None:
+        async with pool_on(answering(OK)) as pool:
+            connection = await pool.take()
+            connection.abort()
+            await asyncio.sleep(0.05)
+            connection.send(REQUEST)
+            with pytest.raises(ConnectionLost):
+                await connection.head()
+
+    asyncio.run(lost())
+    uvloop.run(lost())
 
 
 async def test_an_idle_connection_is_closed_in_time_and_none_is_kept_where_none_may_be() -> None:

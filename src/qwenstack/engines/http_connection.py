@@ -87,7 +87,8 @@ class HttpConnection(asyncio.Protocol):
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
         self._resume()
-        self._transport.write(request)
+        if self.alive:  # uvloop raises where it is not; `head` says it in our own terms
+            self._transport.write(request)
 
     async def head(self) -> None:
         """Wait for the answer's head; raises NotHttp, ConnectionLost, or what `fail` was given."""
@@ -161,7 +162,8 @@ class HttpConnection(asyncio.Protocol):
             if self._outside_bytes > most and not self.complete:
                 self._break("what surrounds its body has no end")
                 return
-        if self._body_bytes > self._buffer_bytes and not self._paused:
+        # What comes after a whole answer must be seen before the next request is sent.
+        if self._body_bytes > self._buffer_bytes and not self._paused and not self.complete:
             self._paused = True
             self._transport.pause_reading()
         if self._headed:

@@ -57,24 +57,28 @@ class HttpPool:
 
         Raises CannotConnect and NoConnectionInTime.
         """
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if self._usable(connection):
-                connection.reused = True
-                return connection
-            connection.abort()
-        if self._places < self._connections_max:
-            self._places += 1
-        else:
+        while True:
+            while self._idle and not fresh:
+                connection = self._idle.pop()
+                if self._usable(connection):
+                    connection.reused = True
+                    return connection
+                connection.abort()
+            if self._places < self._connections_max:
+                self._places += 1
+                return await self._connect()
             if self._idle:
                 self._idle.pop(0).abort()  # its place becomes free for the fresh one
             given = await self._wait_for_one()
-            if given is not None and not fresh:
+            if given is None:
+                return await self._connect()
+            if given.alive and not fresh:
                 return given
-            if given is not None:
-                self._places += 1  # until the one that was given is gone
+            if given in self._all:
+                self._all.discard(given)  # its place is the new one's
                 given.abort()
-        return await self._connect()
+                return await self._connect()
+            # It was lost on its way here, and its place went to somebody else.
 
     def give_back(self, connection: HttpConnection) -> None:
         """Keep a connection for the next request, or close it where it cannot be."""
@@ -126,6 +130,9 @@ class HttpPool:
 
     async def _connect(self) -> HttpConnection:
         """A new connection, for a place that is taken already."""
+        if self._closed:
+            self._free_place()
+            raise CannotConnect("the pool was closed")
         loop = asyncio.get_running_loop()
         host, port = self._address
         try:
@@ -155,7 +162,7 @@ class HttpPool:
 
     def _gone(self, connection: HttpConnection) -> None:
         if connection not in self._all:
-            return  # it broke before it was ours, and its place is free already
+            return  # its place is free already, or another's
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

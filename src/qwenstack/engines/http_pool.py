@@ -71,6 +71,9 @@ class HttpPool:
                 self._idle.pop(0).abort()  # its place becomes free for the fresh one
             given = await self._wait_for_one()
             if given is None:
+                if self._closed:
+                    self._free_place()
+                    raise CannotConnect("the pool was closed")
                 return await self._connect()
             if given.alive and not fresh:
                 return given
@@ -130,9 +133,6 @@ class HttpPool:
 
     async def _connect(self) -> HttpConnection:
         """A new connection, for a place that is taken already."""
-        if self._closed:
-            self._free_place()
-            raise CannotConnect("the pool was closed")
         loop = asyncio.get_running_loop()
         host, port = self._address
         try:

@@ -256,7 +256,7 @@ async def serve(
     if metrics is not None:
         metrics.watch(installation)
     studio = Studio(installation, metrics)
-    studio.batches.start()
+    studio.batches.background.start()
     listener = listen("127.0.0.1", 0)
     server = make_server(studio.app, 1.0)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -270,7 +270,7 @@ async def serve(
         await running.session.close()
         server.should_exit = True
         await task
-        await studio.batches.stop()
+        await studio.batches.background.stop()
         await installation.close()
         for deployment in deployments:
             await deployment.engine.close()

@@ -81,7 +81,7 @@ async def alerting(
         )
         async with serve(settings, home, upstream) as studio:
             # The tests look themselves.
-            await studio.installation.alerts.stop()
+            await studio.installation.alerts.background.stop()
             yield studio
 
 

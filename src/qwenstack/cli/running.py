@@ -79,8 +79,8 @@ async def _serve(
         stack.push_async_callback(installation.close)
         bars.stop()
         studio = Studio(installation, watchers.metrics)
-        studio.batches.start()
-        stack.push_async_callback(studio.batches.stop)
+        studio.batches.background.start()
+        stack.push_async_callback(studio.batches.background.stop)
 
         if supervisor:
             following = asyncio.get_running_loop().create_task(_end_with(supervisor))

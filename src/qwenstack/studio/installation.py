@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.identifiers import new_id
-from qwenstack.core.refusals import Refusal
 from qwenstack.storage.database import open_database
 from qwenstack.studio.accounts import put_plan, read_tenancy
 from qwenstack.studio.admission.limits import Limiter
@@ -25,6 +23,7 @@ from qwenstack.studio.alerts.destination import parse_networks
 from qwenstack.studio.alerts.sending import Sender
 from qwenstack.studio.alerts.signing import KEY_NAME
 from qwenstack.studio.alerts.watch import AlertWatch
+from qwenstack.studio.background import Background
 from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.ledger.funds import Funds, MemoryFunds, SharedFunds
 from qwenstack.studio.ledger.journal import Journal
@@ -120,7 +119,9 @@ class Installation:
             streams=self.streams,
             observer=observer,
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        # Such as two workers that settle the same streams of a dead one at once is tried again. To
+        # be silent from then on would have the others settle what runs here.
+        self._living = Background("the look for dead workers", HEARTBEAT_S, self._live_on)
 
     @classmethod
     async def open(
@@ -151,9 +152,10 @@ class Installation:
     async def _start(self) -> None:
         await self._live()
         await self.tenants.start()
-        self.streams.start()
-        self.alerts.start()
-        self._tasks.append(asyncio.get_running_loop().create_task(self._live_regularly()))
+        self.streams.background.start()
+        self.alerts.background.start()
+        if self.shared:
+            self._living.start()
 
     async def _live(self) -> None:
         worker_id, alone = self.worker_id, not self.shared
@@ -170,27 +172,18 @@ class Installation:
         if settled:
             _log.info("settled %s requests that a dead process had under way", settled)
 
-    async def _live_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            if self.shared and self.journal.healthy:
-                try:
-                    await self._live()
-                except (DBAPIError, Refusal) as error:
-                    # Such as two workers that settle the same streams of a dead one at once. To be
-                    # silent from now on would have the others settle what runs here.
-                    _log.warning("what dead workers left is looked for again: %s", error)
+    async def _live_on(self) -> None:
+        if self.journal.healthy:
+            await self._live()
 
     async def close(self) -> None:
         """Finish what runs in the background, write what waits, close the database."""
         self.door.draining = True
         await self.serving.drain(self.settings.server.drain_s)
-        await self.streams.stop()
-        await self.alerts.stop()
+        await self.streams.background.stop()
+        await self.alerts.background.stop()
         await self.tenants.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._living.stop()
         await self.limiter.close()
         left = await asyncio.to_thread(self.journal.close)
         if left:

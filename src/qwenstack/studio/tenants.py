@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
+from qwenstack.core.refusals import Refusal
 from qwenstack.storage.database import reading
 from qwenstack.studio.accounts import read_tenancy, touch_keys
+from qwenstack.studio.background import Background
 from qwenstack.studio.changes import FUNDS_TOPIC, TENANCY, version_of
 from qwenstack.studio.ledger.funds import Funds
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.writes import Run
 from qwenstack.studio.tenancy import Caller, Scope, Tenancy
-
-_log = logging.getLogger(__name__)
 
 # How long an act of another process (a revoked key, a top-up) takes to be seen at the most.
 POLL_S = 0.5
@@ -33,7 +32,10 @@ class Tenants:
         self._funds = funds
         self._funds_version = -1
         self._used: dict[str, int] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = (
+            Background("the look for changed tenants", POLL_S, self.follow),
+            Background("the note of used keys", _NOTE_USE_EVERY_S, self._note_use),
+        )
 
     def caller(self, secret: str | None, scope: Scope, now_us: int) -> Caller:
         """Authenticate and note the key's use; raises Refusal."""
@@ -44,18 +46,15 @@ class Tenants:
     async def start(self) -> None:
         """Read the tenancy and follow it from now on."""
         await self.follow()
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._follow_regularly()),
-            loop.create_task(self._note_use_regularly()),
-        ]
+        for each in self._background:
+            each.start()
 
     async def stop(self) -> None:
         """Stop following."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._note_use()
+        for each in self._background:
+            await each.stop()
+        with contextlib.suppress(Refusal):  # the database is away
+            await self._note_use()
 
     async def follow(self) -> None:
         """Take up what changed since the last look."""
@@ -73,20 +72,6 @@ class Tenants:
     def _read(self) -> Tenancy:
         with reading(self._database) as connection:
             return read_tenancy(connection)
-
-    async def _follow_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                await self.follow()
-            except DBAPIError as error:
-                # The journal says so too, and the door closes while it does.
-                _log.warning("the tenancy could not be read: %s", error.orig)
-
-    async def _note_use_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(_NOTE_USE_EVERY_S)
-            await self._note_use()
 
     async def _note_use(self) -> None:
         used, self._used = self._used, {}

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.money import Money
-from qwenstack.core.refusals import Refusal
 from qwenstack.storage.database import reading
 from qwenstack.studio.alerts.budgets import Crossing, crossings, raise_alert
 from qwenstack.studio.alerts.sending import Outcome, Sender
 from qwenstack.studio.alerts.webhooks import Claimed, any_due, claim, settle
+from qwenstack.studio.background import Background
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.writes import Run
@@ -47,27 +46,8 @@ class AlertWatch:
         self._journal = journal
         self._tenancy = tenancy
         self._raised: set[tuple[str, int]] = set()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop; what is being sent is sent again by the next process."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_EVERY_S)
-            try:
-                await self.look()
-            except DBAPIError as error:
-                _log.warning("the budgets could not be read: %s", error.orig)
-            except Refusal as refusal:  # the database went away meanwhile
-                _log.warning("alerts wait: %s", refusal)
+        # What is being sent when it stops is sent again by the next process.
+        self.background = Background("the watch over budgets", WATCH_EVERY_S, self.look)
 
     async def look(self) -> None:
         """Raise what has to be raised, and send what is due."""

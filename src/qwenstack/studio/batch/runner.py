@@ -8,7 +8,7 @@ answer, and bills none twice.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -21,13 +21,12 @@ from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage import tables
 from qwenstack.storage.database import reading
 from qwenstack.storage.objects import ObjectFolder
+from qwenstack.studio.background import Background
 from qwenstack.studio.batch import records
 from qwenstack.studio.batch.input import InputError, LineInput, check_input, parse_line
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.writes import Run
 from qwenstack.studio.ticket import BatchLine
-
-_log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 LINES_AT_ONCE = 8
@@ -75,17 +74,8 @@ class BatchRunner:
         self._run_line = run_line
         self._refuse_line = refuse_line
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look for batches."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def stop(self) -> None:
-        """Leave the lines under way; they run again later, unbilled so far."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        # The lines under way when it stops run again later, unbilled so far.
+        self.background = Background("the runner of batches", 0.0, self._take_up)
 
     def wake(self) -> None:
         """There is something new to do."""
@@ -103,21 +93,16 @@ class BatchRunner:
         with reading(self._database) as connection:
             return query(connection)
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                batch = await self.write(self._claim)
-                if isinstance(batch, records.Batch):
-                    await self._advance(batch)
-                    continue
-            except Refusal as refusal:
-                _log.warning("batches wait: %s", refusal.message)
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(POLL_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+    async def _take_up(self) -> None:
+        """Run a batch, or wait a while for one."""
+        batch = await self.write(self._claim)
+        if isinstance(batch, records.Batch):
+            await self._advance(batch)
+            return
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._wake.wait()
 
     def _claim(self, connection: Connection) -> object:
         living = list(connection.scalars(select(tables.workers.c.id)))

@@ -6,13 +6,13 @@ process comes up and finds saved streams that nobody runs any more, it settles t
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 import msgspec
 
 from qwenstack.core.instants import now_us
 from qwenstack.core.tokens import TokenUsage
+from qwenstack.studio.background import Background
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.writes import Checkpoint, Settle
 
@@ -40,7 +40,8 @@ class OpenStreams:
         self._worker_id = worker_id
         self._streams: dict[str, Stream] = {}
         self._saved: dict[str, TokenUsage] = {}
-        self._task: asyncio.Task[None] | None = None
+        # A few times a second what has changed is saved.
+        self.background = Background("the saving of streams", CHECKPOINT_INTERVAL_S, self._save)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -54,16 +55,6 @@ class OpenStreams:
         self._streams.pop(request_id, None)
         return self._saved.pop(request_id, None) is not None
 
-    def start(self) -> None:
-        """Begin to save, in the background."""
-        self._task = asyncio.get_running_loop().create_task(self._save_regularly())
-
-    async def stop(self) -> None:
-        """Stop saving."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
     def checkpoint(self) -> Checkpoint | None:
         """What has changed since the last one, or None."""
         at_us = now_us()
@@ -75,9 +66,6 @@ class OpenStreams:
                 changed.append((request_id, msgspec.json.encode(stream.settlement(at_us))))
         return Checkpoint(self._worker_id, tuple(changed)) if changed else None
 
-    async def _save_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(CHECKPOINT_INTERVAL_S)
-            checkpoint = self.checkpoint()
-            if checkpoint is not None and self._journal.healthy:
-                await self._journal.submit(checkpoint)
+    async def _save(self) -> None:
+        if self._journal.healthy and (checkpoint := self.checkpoint()) is not None:
+            await self._journal.submit(checkpoint)

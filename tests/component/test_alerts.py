@@ -243,6 +243,25 @@ async def test_a_name_that_leads_inside_is_refused_when_it_is_resolved(
         assert receiver.got == []
 
 
+async def test_a_name_that_nobody_can_ask_for_keeps_no_other_webhook_from_its_message(
+    tmp_path: Path,
+) -> None:
+    async with Receiver().serving() as receiver, alerting(tmp_path) as studio:
+        await overspent(studio)
+        lost, _ = await hooked(studio, receiver.url)
+        table, url = tables.webhooks, "https://hooks..example.com/"
+        await studio.act(
+            lambda connection: connection.execute(
+                update(table).where(table.c.id == lost).values(url=url)
+            )
+        )
+        await hooked(studio, receiver.url)
+        await studio.installation.alerts.look()
+        [tried] = await deliveries(studio, lost)
+        assert tried.outcome.startswith("no answer: ")
+        assert len(receiver.got) == 1
+
+
 async def test_of_several_processes_one_raises_an_alert_and_one_delivers_it(
     tmp_path: Path, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,7 +44,8 @@ def check_url(text: str, allowed: Sequence[Network]) -> URL:
         raise invalid(f"The URL must have at most {URL_LENGTH_MAX} plain characters.", "url")
     try:
         url = URL(text)
-        host = url.host
+        host = url.raw_host
+        (host or "").encode("idna")  # as whoever resolves it does: no empty or overlong part
     except ValueError as error:
         raise invalid(f"{text[:80]!r} is no URL: {error}.", "url") from error
     if url.scheme not in ("http", "https") or not host:

@@ -84,7 +84,8 @@ class Sender:
             return Outcome(delivered=False, words=_short(str(error)))
         except TimeoutError:
             return Outcome(delivered=False, words=f"no answer within {TIMEOUT_S:g} s")
-        except (aiohttp.ClientError, OSError) as error:
+        # A ValueError: a name that cannot be asked for at all.
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             return Outcome(delivered=False, words=_short(f"no answer: {error}"))
         if 200 <= status < 300:
             return Outcome(delivered=True, words=f"HTTP {status}")

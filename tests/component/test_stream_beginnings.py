@@ -16,7 +16,12 @@ import pytest
 from aiohttp import web
 
 from qwenstack.studio.charge import Charge
+from qwenstack.studio.http.connection import CONNECTION
+from qwenstack.studio.http.exchange import Exchange
+from qwenstack.studio.http.streamed_answer import StreamedAnswer
 from qwenstack.studio.settings import ServerSettings
+from qwenstack.studio.surfaces.interface import SSE_COMMENT
+from qwenstack.studio.surfaces.openai_chat import ChatSurface
 from tests.studio import MODEL, PROMPT_TOKENS, RunningStudio, Upstream, running_studio
 
 INTERVAL_S = 0.02
@@ -172,6 +177,30 @@ async def test_after_a_sign_of_life_another_replica_may_still_answer(tmp_path: P
             assert data.endswith(b"data: [DONE]\n\n")
             assert dying.requests
             await only_charge(studio)
+
+
+async def test_a_head_that_waits_for_a_slow_client_is_not_broken_off_by_the_last_word() -> None:
+    taken, sent = asyncio.Event(), []
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await taken.wait()
+        sent.append(message.get("body", b"head"))
+
+    connection = {"watch": lambda _: None, "abort": lambda: None}
+    scope = {"method": "POST", "path": "/", "query_string": b"", "headers": []}
+    exchange = Exchange({**scope, "extensions": {CONNECTION: connection}}, receive, send)
+    answer = StreamedAnswer(exchange, ChatSurface(), (), INTERVAL_S)
+    while not exchange.started:
+        await asyncio.sleep(INTERVAL_S)
+    ending = asyncio.create_task(answer.write(b"last", more=False))
+    await asyncio.sleep(INTERVAL_S)
+    taken.set()
+    await ending
+    assert sent == [b"head", SSE_COMMENT, b"last"]
 
 
 async def openai_says(studio: RunningStudio, key: str) -> str:

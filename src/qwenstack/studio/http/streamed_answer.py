@@ -39,8 +39,14 @@ class StreamedAnswer:
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send whole events; the head goes before the first, also where `data` is empty."""
+        if self._sign is not None and not self._sign.done():
+            # Broken off it could have taken the head with it; overtaken, come in the midst of this.
+            await asyncio.wait((self._sign,))
         if not more:
             self.close()
+        await self._send(data, more=more)
+
+    async def _send(self, data: bytes, *, more: bool = True) -> None:
         if not self._exchange.started:
             await self._exchange.start(200, self._surface.stream_content_type, self._headers)
         if data or not more:
@@ -64,5 +70,5 @@ class StreamedAnswer:
             wait_s = self._interval_s
             # A client that does not take the last sign gets no second one.
             if self._sign is None or self._sign.done():
-                self._sign = self._loop.create_task(self.write(self._surface.sign_of_life))
+                self._sign = self._loop.create_task(self._send(self._surface.sign_of_life))
         self._timer = self._loop.call_later(wait_s, self._look)

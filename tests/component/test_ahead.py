@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +25,10 @@ from qwenstack.storage.database import open_database, reading
 from qwenstack.studio.ledger import spool
 from qwenstack.studio.ledger.ahead import AheadFile, Segment, decode_bill, encode_bill, read_records
 from qwenstack.studio.ledger.journal import Journal
-from qwenstack.studio.ledger.spool import Spool, catch_up, left_behind
+from qwenstack.studio.ledger.spool import REFUSED_NAME, Spool, catch_up, left_behind, put_aside
 from qwenstack.studio.ledger.standing import Standing, read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
-from qwenstack.studio.ledger.writes import Reverse, Run, Settle, write_all
+from qwenstack.studio.ledger.writes import Reverse, Run, Settle, write_all, write_each
 from tests.component.test_ledger import a_charge, a_workspace
 
 
@@ -134,6 +135,30 @@ def test_a_bill_and_its_reversal_come_back_in_that_order(tmp_path: Path, databas
     with left_behind(tmp_path / "spool") as found:
         assert found == [settle, Reverse("req_1", "the client left")]
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_a_bill_that_the_database_refuses_is_kept_and_ends_no_start(
+    tmp_path: Path, database: Engine
+) -> None:
+    workspace, folder = a_workspace(database), tmp_path / "spool"
+    wrong = msgspec.structs.replace(a_charge(workspace, "req_wrong", 5), amount_micro=2**63)
+    bills = [Settle(charge=wrong), Settle(charge=a_charge(workspace, "req_right", 5))]
+    journal = a_journal(database, folder)
+    for bill in bills:
+        await journal.submit(bill)
+    copied = shutil.copytree(folder, tmp_path / "killed", ignore=shutil.ignore_patterns("*.lock"))
+    assert await asyncio.to_thread(journal.close) == []
+    assert [each.name for each in folder.iterdir()] == [REFUSED_NAME]
+    for _ in range(2):
+        with left_behind(copied) as found, database.begin() as connection:
+            put_aside(copied, write_each(connection, found))
+        assert [each.name for each in copied.iterdir()] == [REFUSED_NAME]
+    for kept in (folder, copied):
+        [line] = (kept / REFUSED_NAME).read_bytes().splitlines()
+        assert msgspec.json.decode(line)["settle"]["charge"]["request_id"] == "req_wrong"
+    assert count(database) == 1
+    with reading(database) as connection:
+        assert verify_ledger(connection) == []
 
 
 def a_journal(database: Engine, folder: Path, segment_bytes: int = 2**20) -> Journal:

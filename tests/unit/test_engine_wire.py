@@ -170,6 +170,16 @@ def test_of_several_tool_calls_only_the_first_is_taken_where_one_was_asked_for()
         assert calls[0].arguments == '{"a":1}'
 
 
+@pytest.mark.parametrize("count", [-1, 2**40 + 1, 2**63])
+def test_counts_that_no_request_can_have_are_no_usage(count: int) -> None:
+    for usage in ({"prompt_tokens": count}, {"prompt_tokens": 1, "completion_tokens": count}):
+        with pytest.raises(EngineProtocolError, match="no chunk"):
+            StreamDecoder().step([usage_chunk(usage)])
+    running = json.loads(chunk(content="a")) | {"timings": {"prompt_n": 1, "predicted_n": count}}
+    with pytest.raises(EngineProtocolError, match="no chunk"):
+        StreamDecoder().step([json.dumps(running).encode()])
+
+
 def test_chat_logprobs_are_read_with_bytes_and_alternatives() -> None:
     entry = {
         "token": "é",

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+# More than any request can have. An engine that reports more is wrong, and its bill could not even
+# be written: a ledger counts in 64 bits.
+COUNT_MAX: Final = 2**40
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
@@ -29,6 +35,8 @@ class TokenUsage(msgspec.Struct, frozen=True):
         counts = msgspec.structs.astuple(self)
         if min(counts) < 0:
             return f"a token count is negative: {self}"
+        if max(counts) > COUNT_MAX:
+            return f"a token count is larger than any request: {self}"
         if self.cached + self.cached_explicit + self.cache_creation > self.prompt:
             return f"cached tokens exceed the prompt: {self}"
         if self.reasoning > self.completion:

@@ -24,13 +24,13 @@ from qwenstack.core.generation import (
     TokenLogprob,
     ToolCallDelta,
 )
-from qwenstack.core.tokens import TokenUsage
+from qwenstack.core.tokens import COUNT_MAX, TokenUsage
 from qwenstack.engines.interface import EngineError, EngineProtocolError
 from qwenstack.engines.openai_errors import WireErrorDetail, error_for, status_of
 
 DONE: Final = b"[DONE]"
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 
 
 class WirePromptDetails(msgspec.Struct, gc=False):
@@ -63,9 +63,9 @@ class WireTimings(msgspec.Struct, gc=False):
     `prompt_n` leaves out the `cache_n` tokens that came from the prefix cache.
     """
 
-    prompt_n: int = 0
-    cache_n: int = 0
-    predicted_n: int = 0
+    prompt_n: _Count = 0
+    cache_n: _Count = 0
+    predicted_n: _Count = 0
 
 
 class WireFunction(msgspec.Struct, gc=False):

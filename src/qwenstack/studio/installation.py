@@ -28,9 +28,9 @@ from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.ledger.funds import Funds, MemoryFunds, SharedFunds
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.recovery import HEARTBEAT_S, heartbeat, recover
-from qwenstack.studio.ledger.spool import Spool, left_behind
+from qwenstack.studio.ledger.spool import Spool, left_behind, put_aside
 from qwenstack.studio.ledger.streams import OpenStreams
-from qwenstack.studio.ledger.writes import Run, write_all
+from qwenstack.studio.ledger.writes import Run, write_each
 from qwenstack.studio.observers import Observer
 from qwenstack.studio.price_book import PriceShelf, load_shelf
 from qwenstack.studio.serving import Serving
@@ -159,15 +159,16 @@ class Installation:
 
     async def _live(self) -> None:
         worker_id, alone = self.worker_id, not self.shared
+        folder = self.home / SPOOL_FOLDER
 
         def act(connection: Connection) -> int:
             # Whole bills first: the saved stream of the same request is then settled already.
-            write_all(connection, bills)
+            put_aside(folder, write_each(connection, bills))
             settled = recover(connection, alone=alone)
             heartbeat(connection, worker_id)
             return settled + len(bills)
 
-        with left_behind(self.home / SPOOL_FOLDER) as bills:
+        with left_behind(folder) as bills:
             settled = await self.journal.submit(Run(act))
         if settled:
             _log.info("settled %s requests that a dead process had under way", settled)

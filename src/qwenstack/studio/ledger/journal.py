@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage.database import is_gone
 from qwenstack.studio.ledger.ahead import AheadFile, Segment, encode_bill
-from qwenstack.studio.ledger.spool import Spool
+from qwenstack.studio.ledger.spool import Spool, put_aside
 from qwenstack.studio.ledger.writes import Checkpoint, Forget, Run, Settle, Write, write_all
 
 _log = logging.getLogger(__name__)
@@ -348,6 +348,8 @@ class Journal:
                 msgspec.json.encode(pending.write.charge).decode(),
                 exc_info=error,
             )
+            if pending.durable and self._spool is not None:
+                self._put_aside(self._spool, pending.write)
         self._drop(1)
 
         def refuse() -> None:
@@ -358,6 +360,13 @@ class Journal:
             self._end(pending)
         else:
             pending.loop.call_soon_threadsafe(refuse)
+
+    def _put_aside(self, spool: Spool, bill: Settle) -> None:
+        """Keep a bill that was acknowledged."""
+        try:
+            put_aside(spool.folder, [bill])
+        except OSError as error:
+            _log.critical("it could not be kept on disk: %s", error)
 
     def _drop(self, count: int) -> None:
         with self._wake:

@@ -30,6 +30,7 @@ from qwenstack.studio.ledger.writes import Forget, Post, Reverse, Settle, Write
 
 _log = logging.getLogger(__name__)
 
+REFUSED_NAME: Final = "refused.jsonl"
 _SUFFIX: Final = ".bills"
 _HOLDING: Final = (ahead.SUFFIX, _SUFFIX)
 _LOCK_TRIES: Final = 20
@@ -54,6 +55,7 @@ class Spool:
 
     def __init__(self, folder: Path, worker_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._path = folder / f"{worker_id}{_SUFFIX}"
         self._lock = _own_lock(_lock_path(self._path))
         self._holds = False
@@ -73,15 +75,13 @@ class Spool:
 
     def keep(self, writes: Sequence[Write]) -> None:
         """Replace what is kept by `writes`, durably. Raises OSError where the disk is full, too."""
-        lines = [msgspec.json.encode(_kept(write)) for write in writes if isinstance(write, _KEPT)]
+        lines = [_line(write) for write in writes if isinstance(write, _KEPT)]
         if not lines:
             self.clear()
             return
         fresh = self._path.with_suffix(".new")
         with fresh.open("wb") as file:
-            file.write(b"\n".join(lines) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            _write_lines(file, lines)
         fresh.replace(self._path)
         sync_folder(self._path.parent)
         self._holds = True
@@ -127,6 +127,18 @@ def left_behind(folder: Path) -> Iterator[list[Write]]:
         for path in taken:
             path.unlink(missing_ok=True)
             _lock_path(path).unlink(missing_ok=True)
+
+
+def put_aside(folder: Path, bills: Sequence[Write]) -> None:
+    """Keep bills that the database refuses, to be looked at; raises OSError.
+
+    Such a bill is a defect. It must not be lost, nor keep a server from its start.
+    """
+    if bills:
+        path = folder / REFUSED_NAME
+        with path.open("ab") as file:
+            _write_lines(file, [_line(bill) for bill in bills])
+        _log.critical("%s bills were refused by the database and are in %s", len(bills), path)
 
 
 def catch_up(folder: Path, database: Engine) -> int:
@@ -200,6 +212,16 @@ def _of_line(line: bytes) -> Write | None:
     kept = msgspec.json.decode(line, type=_Kept)
     post = Post(kept.post) if kept.post is not None else None
     return kept.settle or kept.reverse or kept.forget or post
+
+
+def _line(write: Write) -> bytes:
+    return msgspec.json.encode(_kept(write))
+
+
+def _write_lines(file: IO[bytes], lines: Sequence[bytes]) -> None:
+    file.write(b"\n".join(lines) + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _kept(write: Write) -> _Kept:

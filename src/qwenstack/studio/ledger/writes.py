@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.instants import from_us, now_us, to_us
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.storage import tables
-from qwenstack.storage.database import add_to, insert_many, replace_in
+from qwenstack.storage.database import add_to, insert_many, is_gone, replace_in
 from qwenstack.studio.charge import Charge, PriceLine
 from qwenstack.studio.ledger.entries import (
     Entry,
@@ -94,6 +95,27 @@ def write_all(
         else:
             results.extend(_write(connection, write) for write in group)
     return results
+
+
+def write_each(connection: Connection, writes: Sequence[Write]) -> list[Write]:
+    """Carry out `writes` in order; those that the database refuses, which are left out.
+
+    Raises DBAPIError where it refuses none of them in particular but is gone.
+    """
+    if _accepted(connection, writes):
+        return []
+    return [write for write in writes if not _accepted(connection, [write])]
+
+
+def _accepted(connection: Connection, writes: Sequence[Write]) -> bool:
+    try:
+        with connection.begin_nested():
+            write_all(connection, writes)
+    except (DBAPIError, ArithmeticError, ValueError) as error:
+        if isinstance(error, DBAPIError) and is_gone(error):
+            raise
+        return False
+    return True
 
 
 def _write(connection: Connection, write: Write) -> object:

@@ -90,7 +90,7 @@ async def wait_for_workers(group: Group, count: int) -> None:
 
 
 async def test_any_worker_shows_what_all_have_counted_and_a_kill_takes_nothing_away(
-    group: Group,
+    group: Group, tmp_path: Path
 ) -> None:
     await wait_for_workers(group, WORKERS)
     total = {"surface": "openai.chat", "model": "m", "outcome": "complete"}
@@ -118,6 +118,9 @@ async def test_any_worker_shows_what_all_have_counted_and_a_kill_takes_nothing_a
     assert {figure(each, "requests_total", **total) for each in shown} == {40}
     assert {figure(each, "draining") for each in shown} == {0}
     assert ("qwenstack_build_info", 1) in {(name, value) for (name, _), value in shown[0].items()}
+    # A file with holes, on a disk that is full meanwhile, would kill who counts in it.
+    counts = [each.stat() for each in tmp_path.glob("metrics/*/*")]
+    assert counts and all(each.st_blocks * 512 >= each.st_size for each in counts)
 
 
 async def test_workers_end_when_their_supervisor_is_killed_so_that_another_can_start(

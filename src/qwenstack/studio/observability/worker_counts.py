@@ -21,6 +21,14 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 _FOLDER = "metrics"
+# The library's files, by the beginning of their names. Some hundred models fit.
+_FILE_BYTES = {
+    "counter": 256 * 1024,
+    "histogram": 2 * 1024 * 1024,
+    "gauge_livesum": 64 * 1024,
+    "gauge_livemin": 64 * 1024,
+    "gauge_livemax": 64 * 1024,
+}
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -52,12 +60,32 @@ def worker_died(place: Place) -> None:
 
 
 def count_at(place: Place) -> None:
-    """Let every metric that this process makes from now on count at `place`."""
+    """Let every metric that this process makes from now on count at `place`.
+
+    Raises OSError where the disk has no room for it.
+    """
+    for kind, size in _FILE_BYTES.items():
+        _make_room(place.folder / f"{kind}_{place.number}.db", size)
     # The library reads the folder there, and has no other way to be told.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(place.folder)
     values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
         lambda: place.number
     )
+
+
+def _make_room(path: Path, size: int) -> None:
+    """Have a file of zeros, unless there is one to count on in.
+
+    The library would make it with holes. What is mapped and has no place on a full disk kills the
+    process that touches it.
+    """
+    if not path.exists():
+        fresh = path.with_suffix(".new")
+        try:
+            fresh.write_bytes(bytes(size))
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def sums(place: Place, *others: Collector) -> CollectorRegistry:

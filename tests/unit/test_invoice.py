@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from qwenstack.core.safe_text import printable, spreadsheet_text
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.focus import COLUMNS, FocusParties, FocusRow, focus_csv, focus_rows
@@ -37,7 +38,6 @@ from qwenstack.studio.invoice_render import (
 )
 from qwenstack.studio.price_book import packaged_shelf
 from qwenstack.studio.pricing import quote
-from qwenstack.studio.safe_text import printable, spreadsheet_text
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 END = datetime(2026, 12, 1, tzinfo=UTC)

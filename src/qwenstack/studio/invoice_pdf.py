@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 from fpdf import FPDF, XPos, YPos
 
+from qwenstack.core.safe_text import printable
 from qwenstack.studio.invoice import Invoice, InvoiceGroup, InvoiceLine
 from qwenstack.studio.invoice_render import (
     METER_NAMES,
@@ -24,7 +25,6 @@ from qwenstack.studio.invoice_render import (
     statement_lines,
     sum_lines,
 )
-from qwenstack.studio.safe_text import printable
 
 DETAIL_ROWS_MAX = 2_000
 

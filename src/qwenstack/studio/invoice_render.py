@@ -13,8 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qwenstack.core.safe_text import printable
 from qwenstack.studio.invoice import Invoice, InvoiceGroup
-from qwenstack.studio.safe_text import printable
 
 METER_NAMES = {
     "input": "input",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from qwenstack.storage.durable import sync_folder
+from qwenstack.core.durable import sync_folder
 
 _NAME = re.compile(r"[a-z0-9_]{1,48}")
 _SPOOL_PREFIX = ".new-"

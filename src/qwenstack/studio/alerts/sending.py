@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from qwenstack.core.safe_text import printable
 from qwenstack.studio.alerts.destination import (
     AddressRefused,
     GuardedResolver,
@@ -25,7 +26,6 @@ from qwenstack.studio.alerts.signing import (
     secret_of,
     signature,
 )
-from qwenstack.studio.safe_text import printable
 
 TIMEOUT_S = 10.0
 _GONE = 410

@@ -16,7 +16,7 @@ import os
 import secrets
 from pathlib import Path
 
-from qwenstack.storage.durable import sync_folder
+from qwenstack.core.durable import sync_folder
 
 KEY_NAME = "alerts.key"
 SECRET_PREFIX = "whsec_"  # noqa: S105  # how every such secret begins

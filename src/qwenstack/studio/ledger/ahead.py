@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from qwenstack.storage.durable import sync_folder
+from qwenstack.core.durable import sync_folder
 from qwenstack.studio.ledger.writes import Settle
 
 SUFFIX: Final = ".ahead"

@@ -21,9 +21,9 @@ from typing import IO, Final
 import msgspec
 from sqlalchemy import Engine, select
 
+from qwenstack.core.durable import sync_folder
 from qwenstack.storage import tables
 from qwenstack.storage.database import reading
-from qwenstack.storage.durable import sync_folder
 from qwenstack.studio.ledger import ahead
 from qwenstack.studio.ledger.entries import Entry
 from qwenstack.studio.ledger.writes import Forget, Post, Reverse, Settle, Write

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from qwenstack.core.instants import now_us, to_us
 from qwenstack.core.refusals import Refusal
+from qwenstack.core.safe_text import printable
 from qwenstack.engines.interface import EngineRejected
 from qwenstack.studio.charge import Charge
-from qwenstack.studio.safe_text import printable
 from qwenstack.studio.settings import LogSettings
 from qwenstack.studio.ticket import Ticket
 

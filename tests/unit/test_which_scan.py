@@ -21,7 +21,7 @@ from qwenstack.catalog.scan.prefilter import Candidate, Tally, candidates
 from qwenstack.catalog.scan.sarif import sarif
 from qwenstack.catalog.scan.walk import Trouble, WalkLimits, walk
 from qwenstack.catalog.which.index import index
-from qwenstack.catalog.which.mentions import NEEDLES
+from qwenstack.catalog.which.mentions import NEEDLES, find
 from qwenstack.catalog.which.reading import Setting
 
 SCHEMA = Path(__file__).parent.parent / "data" / "sarif-2.1.0-rtm.5.json"
@@ -250,10 +250,48 @@ def test_filter_finds_every_needle(tmp_path: Path, needle: str) -> None:
     assert [each.path for each in found] == [str(path)]
 
 
+def test_scan_finds_every_model_that_the_catalogue_lists() -> None:
+    catalogue = index().catalogue
+    names = [
+        *(repo.id for each in catalogue.releases for repo in each.repos),
+        *(
+            each.id for each in catalogue.derivatives if each.id != "GAIR/LIMO"
+        ),  # a word like others
+        *(each.id for each in catalogue.ollama),
+    ]
+    text = "".join(f'model = "{each}"\n' for each in names)
+    assert {each.text for each in find(text, index())} >= set(names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arn:aws:bedrock:us-west-2::foundation-model/qwen.qwen3-32b-v1:0",
+        "qwen.qwen3-32b-v1:0",
+        "publishers/qwen/models/qwen3-235b-a22b-instruct-2507-maas",
+        "bartowski/Qwen2.5-7B-Instruct-GGUF:Q4_K_M",
+    ],
+)
+def test_scan_finds_the_forms_that_operators_and_programs_give_to_names(name: str) -> None:
+    assert [each.text for each in find(f'MODEL = "{name}"\n', index())] == [name]
+
+
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([*NEEDLES, *(each.upper() for each in NEEDLES), "Qw", "hsc", "-", "q"]),
+            st.sampled_from(
+                [
+                    *NEEDLES,
+                    *(each.upper() for each in NEEDLES),
+                    *(each.replace("-", "\r") for each in NEEDLES),  # folded, it is the same byte
+                    "Qw",
+                    "hsc",
+                    "-",
+                    "q",
+                    "jan-Nan",
+                    "sky-t",
+                ]
+            ),
             st.integers(0, 70_000),
         ),
         min_size=1,

@@ -173,6 +173,8 @@ class Generation(Record, frozen=True, kw_only=True):
     open_weights: Fact[bool]
     follows: str = ""
     paper: str = ""
+    also: tuple[str, ...] = ()
+    """Other names that the makers or people call it by."""
 
 
 class Repo(msgspec.Struct, frozen=True, kw_only=True):

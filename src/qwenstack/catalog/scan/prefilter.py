@@ -3,13 +3,15 @@
 Files are read into one small buffer, one behind the other, which is folded to lower case and
 compared as a whole: a few vector operations on what is still in the processor's cache mark the
 places where a rare sequence of two or three bytes stands (`qw`, `hsc`, a hyphen between certain
-letters). Only the files around such places are searched for the needles themselves, so the filter
-is exact: a file that holds a needle is found, and one that doesn't is not. A file whose letters
+letters). Only at such places is looked for the needles themselves, so the filter is exact: a file
+that holds a needle is found, and one that doesn't is not. A file whose letters
 only look like a needle's is found by those letters: they are rare, and stand beside plain ones.
 """
 
 from __future__ import annotations
 
+import bisect
+import collections
 import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -27,7 +29,6 @@ _PROBE_BYTES: Final = 8 * 1024
 _AROUND_CHARACTERS: Final = 48  # more than any needle is long
 _MARGIN: Final = 16  # zero bytes between files, so that no needle spans two
 
-_EXACT: Final = tuple(needle.encode() for needle in NEEDLES)
 # A needle is found by `qw`, `qv` or `hsc`, else by the bytes around its last y, hyphen or k.
 _PLAIN: Final = ("qw", "qv", "hsc")
 _AROUND: Final = ("y", "-", "k")
@@ -126,19 +127,32 @@ def _found(
     # A long file takes several steps, which overlap by more than any needle is long.
     steps = range(0, max(end - _MARGIN, 1), _SCRATCH_BYTES - _MARGIN)
     places = np.concatenate([_places(folded[at : at + _SCRATCH_BYTES]) + at for at in steps])
-    starts = np.fromiter((span[1] for span in spans), np.int64, len(spans))
-    near = np.unique(np.searchsorted(starts, places, side="right") - 1).tolist()
+    starts = [span[1] for span in spans]
+    text = folded.tobytes()
+    needles = [at for at in places.tolist() if _needle_at(text, at, buffer)]
+    held = {bisect.bisect_right(starts, at) - 1 for at in needles}
     odd = [number for number, (_, *span) in enumerate(spans) if _odd(buffer, *span)]
-    for number in sorted({*near, *odd}) if odd else near:
-        path, start, stop = spans[max(number, 0)]
+    for number in sorted({*held, *odd}):
+        path, start, stop = spans[number]
         data = bytes(buffer[start:stop])
-        lower = data.lower()
-        if not any(needle in lower for needle in _EXACT) and not (odd and _looks_alike(data)):
+        if number not in held and not _looks_alike(data):
             continue
         if 0 in data[:_PROBE_BYTES]:
             tally.binary += 1
             continue
         yield Candidate(path, data)
+
+
+def _needle_at(folded: bytes, at: int, buffer: bytearray) -> bool:
+    """Whether a needle stands around the place `at`, exactly and not only as folded."""
+    around = folded[at] in _ANCHORS
+    for needle, before in _STANDING.get(folded[at - around : at + 2], ()):
+        start = at - before
+        if folded.startswith(_FOLDED[needle], start) and (
+            buffer[start : start + len(needle)].lower() == needle
+        ):
+            return True
+    return False
 
 
 def _places(folded: Bytes) -> npt.NDArray[np.int64]:
@@ -214,17 +228,34 @@ _ODD_PAIRS: Final = _odd_pairs()
 _WORD: Final = np.array([chr(each).isascii() and chr(each).isalnum() for each in range(256)])
 
 
+def _folded(needle: bytes) -> bytes:
+    return bytes(each | 0x20 for each in needle)
+
+
+def _standing() -> dict[bytes, list[tuple[bytes, int]]]:
+    """The needles by the bytes that mark their place, each with what of it stands before that."""
+    found: dict[bytes, list[tuple[bytes, int]]] = collections.defaultdict(list)
+    for needle in NEEDLES:
+        plain_at = max(needle.find(each) for each in _PLAIN)
+        anchor = next((each for each in _AROUND if each in needle), "")
+        at = plain_at if plain_at >= 0 else needle.rfind(anchor)
+        first = at if plain_at >= 0 else at - 1
+        found[_folded(needle[first : at + 2].encode())].append((needle.encode(), at))
+    return found
+
+
 def _tables() -> Iterator[tuple[str, Mask]]:
     """For each anchor: whether some needle has these two bytes before and after it."""
     for anchor in _AROUND:
         table = np.zeros(1 << 16, np.bool_)
-        for needle in NEEDLES:
-            at = needle.rfind(anchor)
-            earlier = _PLAIN + _AROUND[: _AROUND.index(anchor)]
-            if at > 0 and not any(each in needle for each in earlier):
-                table[(ord(needle[at - 1]) | 0x20) << 8 | ord(needle[at + 1]) | 0x20] = True
+        for key in _STANDING:
+            if len(key) == 3 and key[1] == ord(anchor):
+                table[key[0] << 8 | key[2]] = True
         yield anchor, table
 
 
+_ANCHORS: Final = frozenset(map(ord, _AROUND))
+_FOLDED: Final = {each.encode(): _folded(each.encode()) for each in NEEDLES}
+_STANDING: Final = _standing()
 _TABLES: Final = tuple(_tables())
 _SCRATCH: Final = np.zeros((8, _SCRATCH_BYTES), np.bool_)

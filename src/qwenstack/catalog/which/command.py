@@ -56,7 +56,7 @@ _PROGRAMS: Final = re.compile(
     r"^(?:.*/)?(?:git|vllm|sglang|llama-server|llama-cli|llama-run|llama|ollama|docker|podman|nerdctl|hf|"
     r"huggingface-cli|modelscope|lms|mlx_lm[.\w]*|trtllm-serve|text-generation-launcher|tgi|lmdeploy|"
     r"xinference|aider|python3?(?:\.\d+)?|accelerate|torchrun|deepspeed|swift|llamafactory-cli|uvx?|"
-    r"kubectl|helm|sudo|env|export|transformers|optimum-cli|aichat|llm|litellm|koboldcpp)$"
+    r"kubectl|helm|sudo|env|export|transformers|optimum-cli|aichat|llm|litellm|koboldcpp|ramalama)$"
 )
 _BY_PROVIDER: Final = frozenset({"litellm", "aider", "aichat", "llm"})
 """Programs that call APIs: the part of a name before its first slash says whose."""

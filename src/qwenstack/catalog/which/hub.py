@@ -13,6 +13,12 @@ from qwenstack.catalog.which.spelling import distance, fold, foreign_letters, pl
 from qwenstack.core.layers import Layer
 
 _ID: Final = re.compile(r"([\w.-]{1,96})/([\w.-]{1,128})(?:@([\w./-]{1,64}))?")
+# llama.cpp's `-hf` form, also Docker's and RamaLama's: `org/name-GGUF:Q4_K_M`. Without GGUF in the
+# name, such a thing is more often a user's upload to Ollama.
+_QUANTISED_ID: Final = re.compile(
+    r"([\w.-]{1,96}/[\w.-]*gguf[\w.-]*):(?:(?:ud-)?i?q\d\w*|tq\d_\d|b?f16|f32|fp16|mxfp4\w*|latest)",
+    re.IGNORECASE,
+)
 _HUB_HOSTS: Final = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com"})
 _MODELSCOPE_HOSTS: Final = frozenset(
     {"modelscope.cn", "www.modelscope.cn", "modelscope.ai", "www.modelscope.ai"}
@@ -24,7 +30,12 @@ _NOT_MODELS: Final = frozenset(
 
 # How operators end the names of what they serve, in a hub id's form: Together's `-Turbo`, `-tput`.
 _OPERATORS_OWN: Final = re.compile(r"-(?:turbo|lite|reference|(?:fp8-)?tput|tee)$", re.IGNORECASE)
-_SCHEMES: Final = {"hf": "huggingface.co/", "modelscope": "modelscope.cn/models/"}
+_SCHEMES: Final = {
+    "hf": "huggingface.co/",
+    "huggingface": "huggingface.co/",
+    "modelscope": "modelscope.cn/models/",
+    "ms": "modelscope.cn/models/",
+}
 
 FOLDERS: Final = frozenset(
     {
@@ -40,7 +51,9 @@ FOLDERS: Final = frozenset(
 
 
 def read_id(text: str, index: Index, kind: Kind = Kind.HUB_ID) -> Iterator[Reading]:
-    """`organisation/name`, with or without `@revision`."""
+    """`organisation/name`, with or without `@revision`, or `:quantisation` of a GGUF repo."""
+    if (quantised := _QUANTISED_ID.fullmatch(text)) is not None:
+        text = quantised[1]
     match = _ID.fullmatch(text)
     if match is None or match[2].casefold().endswith((".gguf", ".safetensors")):
         return
@@ -84,6 +97,9 @@ def read_url(text: str, index: Index) -> Iterator[Reading]:
         yield from read_id("/".join(parts[1:3]), index, Kind.MODELSCOPE_ID)
     elif host in _MODELSCOPE_HOSTS and len(parts) == 2 and parts[0] == "organization":
         yield from _publisher(parts[1], index)
+    elif host in _MODELSCOPE_HOSTS and len(parts) == 2 and "://" not in text:
+        # `modelscope.cn/org/name:Q4_K_M` is how Ollama writes it.
+        yield from read_id(f"{parts[0]}/{parts[1].partition(':')[0]}", index, Kind.MODELSCOPE_ID)
     elif host in _HUB_HOSTS:
         if len(parts) == 1 and "://" in text:
             yield from _publisher(parts[0], index)

@@ -13,6 +13,7 @@ _IMAGE: Final = re.compile(
     r"(?:[\w.-]+(?::\d+)?/)?(?:ai|vllm|ollama|lmsysorg|nim|ghcr\.io|modelscope|qwenllm|qwen)/[\w./-]+"
     r"(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?"
 )
+_SERVERS: Final = frozenset({"vllm/vllm-openai", "ollama/ollama", "lmsysorg/sglang"})
 DOCKER_MODEL: Final = re.compile(r"(?:docker\.io/)?ai/([\w.-]+)(?::([\w.-]+))?")
 NIM: Final = re.compile(r"nvcr\.io/nim/([\w.-]+)/([\w.-]+)(?::[\w.-]+)?")
 
@@ -37,12 +38,10 @@ def read(text: str) -> Iterator[Reading]:
             subject=text,
             layer=Layer.COMMUNITY,
         )
-    elif _IMAGE.fullmatch(text) and (
-        ":" in text or text.startswith(("vllm/", "ollama/", "lmsysorg/"))
-    ):
+    elif _IMAGE.fullmatch(text) and (":" in text or text in _SERVERS):
         yield Reading(
             kind=Kind.IMAGE,
-            sure=Sureness.SHAPED,
+            sure=Sureness.LISTED if text in _SERVERS else Sureness.SHAPED,
             why="the image of a server; which model it runs is said by its command",
             subject=text,
         )

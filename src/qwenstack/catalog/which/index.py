@@ -12,6 +12,7 @@ from qwenstack.catalog.which.spelling import fold, nearest
 from qwenstack.core.layers import Layer
 
 _SIGNS: Final = re.compile(r"[^0-9a-z]+")
+_UNDERSCORED: Final = re.compile(r"(?<=\d)_(?=\d)")
 _SUGGESTIONS_MAX: Final = 5
 
 
@@ -23,12 +24,18 @@ class Index:
 
     @functools.cached_property
     def repo_names(self) -> dict[str, tuple[Release, Repo]]:
-        """Repos by their name without the organisation, folded."""
-        return {
-            fold(repo.id.rpartition("/")[2]): (release, repo)
-            for release in self.catalogue.releases
-            for repo in release.repos
-        }
+        """Repos by their name without the organisation, folded.
+
+        Also as texts write those that hold an underscore for a point: `Qwen-1.8B-Chat`.
+        """
+        names = {}
+        for release in self.catalogue.releases:
+            for repo in release.repos:
+                name = repo.id.rpartition("/")[2]
+                names[fold(name)] = (release, repo)
+                if "_" in name:
+                    names.setdefault(fold(_UNDERSCORED.sub(".", name)), (release, repo))
+        return names
 
     @functools.cached_property
     def release_names(self) -> dict[str, Release]:
@@ -43,8 +50,12 @@ class Index:
 
     @functools.cached_property
     def generation_names(self) -> dict[str, Generation]:
-        """Generations by id and by name, folded."""
-        names = {fold(each.name): each for each in self.catalogue.generations}
+        """Generations by id and by the names they go by, folded."""
+        names = {
+            fold(name): each
+            for each in self.catalogue.generations
+            for name in (*each.also, each.name)
+        }
         return names | {fold(each.id): each for each in self.catalogue.generations}
 
     @functools.cached_property

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from qwenstack.catalog.which import provider
 from qwenstack.catalog.which.hub import FOLDERS
 from qwenstack.catalog.which.index import Index
 from qwenstack.catalog.which.reading import Setting
@@ -38,6 +39,13 @@ NEEDLES: Final = (
     "qwen", "qwq", "qvq", "tongyi", "aliyuncs", "dashscope", "skywork-or1", "kimi-dev", "marco-o1",
     "open-thoughts", "light-r1", "fin-r1", "open-reasoner", "s1-32b", "embeddings-v4",
     "text-embedding-v", "gte-rerank", "ui-tars", "nvlm-d", "cogito-v1", "smallthinker",
+    "deepcoder-1", "deepscaler-1", "acereason-nemotron", "reasoning-nemotron", "embed-nemotron",
+    "sa2va-4b", "internvl2_5-4b", "monkeyocr", "dolphin-v2", "hermes-4-14b", "sky-t1", "limo-v2",
+    "eurus-2-7b", "polaris-4b", "polaris-7b", "mirothinker-v", "huatuogpt-o1", "swe-agent-lm",
+    "openhands-lm", "jan-nano", "goedel-prover-v2", "jina-reranker-v3", "embeddings-v5",
+    "mxbai-rerank", "inf-retriever", "harrier-oss", "pplx-embed", "octen-embedding", "zerank-2",
+    "zembed-1", "kalm-embedding", "e5-omni", "deepseek-r1:1.5b", "deepseek-r1:7b",
+    "deepseek-r1:14b", "deepseek-r1:32b",
 )  # fmt: skip
 """A reference to a model of the family, or made from one, holds one of these in any case."""
 
@@ -208,6 +216,8 @@ def _refers(
         return True
     if _FILE.search(token) and not token.endswith(".model"):
         return False
+    if provider.is_own_form(token):
+        return True
     if "/" in token:
         return _slashed(token, line, index)
     if "." in token and index.catalogue.find_host(token) is not None:

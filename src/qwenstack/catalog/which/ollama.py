@@ -12,9 +12,11 @@ from qwenstack.catalog.which.reading import Kind, Reading, Sureness
 from qwenstack.core.layers import Layer
 
 _TAG: Final = re.compile(
-    r"(?:(?:https?://)?(?:www\.)?ollama\.com/|registry\.ollama\.ai/)?(?:(library|[\w.-]+)/)?"
+    r"(?:(?:https?://)?(?:www\.)?ollama\.com/|registry\.ollama\.ai/|ollama://)?"
+    r"(?:(library|[\w.-]+)/)?"
     r"([a-z0-9][\w.-]*)(?::([\w.-]+))?"
 )
+_REGISTRY: Final = re.compile(r"(?:ollama\.com|registry\.ollama\.ai)/")
 _OPERATOR: Final = "Ollama"
 
 
@@ -24,7 +26,7 @@ def read(text: str, index: Index, *, certain: bool = False) -> Iterator[Reading]
     if match is None:
         return
     owner, name, tag = match[1], match[2], match[3]
-    addressed = "ollama.com/" in text or "registry.ollama.ai/" in text
+    addressed = text.startswith("ollama://") or bool(_REGISTRY.search(text))
     if owner and owner != "library":
         if certain or addressed:
             yield _somebodys(f"{owner}/{name}" + (f":{tag}" if tag else ""))

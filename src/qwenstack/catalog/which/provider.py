@@ -29,6 +29,14 @@ _OWN_SERVER: Final = frozenset(
         "xinference",
     }
 )
+_NAMED_BY_ITS_OWNER: Final = {
+    "azure": "a deployment on Azure",
+    "sagemaker": "an endpoint on SageMaker",
+    "sagemaker_chat": "an endpoint on SageMaker",
+    "hosted_vllm": "a server of one's own",
+    "lm_studio": "LM Studio on some machine",
+    "llamafile": "a server of one's own",
+}
 _OLLAMA: Final = frozenset({"ollama", "ollama_chat"})
 _FORMS: Final = (
     (re.compile(r"accounts/fireworks/models/([\w.-]+)"), "fireworks_ai"),
@@ -37,7 +45,13 @@ _FORMS: Final = (
         re.compile(r"(?:arn:aws[\w-]*:bedrock:[\w:-]*/)?(?:[a-z]{2,6}\.)?(qwen\.[\w.-]+:\d+)"),
         "bedrock",
     ),
-    (re.compile(r"(qwen[\w.-]+-maas(?:@[\w.-]+)?)"), "vertex_ai"),
+    (
+        re.compile(
+            r"(?:(?:projects/[\w.:-]+/locations/[\w-]+/)?publishers/qwen/models/)?"
+            r"(qwen[\w.-]+-maas(?:@[\w.-]+)?)"
+        ),
+        "vertex_ai",
+    ),
     (
         re.compile(r"(qwen/[\w.-]+:(?:free|nitro|floor|thinking|extended|online|exacto))"),
         "openrouter",
@@ -69,8 +83,16 @@ def read(text: str, index: Index) -> Iterator[Reading]:
             "for this name is said by its base URL",
             subject=rest,
         )
-    elif prefix in _OWN_SERVER and ("/" in rest or prefix != "openai"):
+    elif prefix in _OWN_SERVER and "/" in rest:
         yield from hub.read_id(rest, index)
+    elif prefix in _NAMED_BY_ITS_OWNER:
+        yield Reading(
+            kind=Kind.HOSTED_MODEL,
+            sure=Sureness.LISTED,
+            why=f"LiteLLM's name for {_NAMED_BY_ITS_OWNER[prefix]}: its owner chose the name, and "
+            "it does not say which model answers",
+            subject=rest,
+        )
     elif (operator := _operator(prefix, index)) and _family(rest, index):
         yield served(rest, operator)
     elif (slug := _SLUG.fullmatch(text)) and _family(slug[1], index):
@@ -78,6 +100,11 @@ def read(text: str, index: Index) -> Iterator[Reading]:
     elif _GATEWAY_SLUG.fullmatch(text) and _family(rest, index):
         # vercel.com/ai-gateway/models, read 2026-11-24.
         yield _weaker(served(text, "Vercel"), "Vercel's AI Gateway")
+
+
+def is_own_form(text: str) -> bool:
+    """Whether `text` has a form that only one operator gives to its names."""
+    return any(form.fullmatch(text) for form, _ in _FORMS)
 
 
 def _operator(prefix: str, index: Index) -> str:

@@ -137,6 +137,29 @@ async def test_a_cancelled_batch_keeps_what_is_done_and_starts_no_more(tmp_path:
         assert batch.request_counts.completed == len(await studio.charges()) < LINES
 
 
+async def test_a_batch_whose_file_was_lost_meanwhile_fails_and_the_next_one_runs(
+    tmp_path: Path,
+) -> None:
+    upstream = Upstream()
+    upstream.gate = asyncio.Event()
+    async with running_studio(tmp_path, upstream=upstream) as studio:
+        client = client_of(studio, await studio.tenant())
+        batch = await submit(client, batch_input(LINES))
+        while not upstream.running:
+            await asyncio.sleep(0.01)
+        await studio.studio.batches.background.stop()
+        for each in (tmp_path / "files").iterdir():
+            each.unlink()
+        upstream.gate.set()
+        studio.studio.batches.background.start()
+        lost = await ended(client, batch.id)
+        assert lost.status == "failed"
+        assert lost.errors is not None and lost.errors.data is not None
+        assert lost.errors.data[0].code == "missing_file"
+        another = await ended(client, (await submit(client, batch_input(1))).id)
+        assert another.status == "completed"
+
+
 async def test_another_workspace_sees_neither_file_nor_batch(tmp_path: Path) -> None:
     async with running_studio(tmp_path) as studio:
         mine = client_of(studio, await studio.tenant("mine"))

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from qwenstack.core.durable import sync_folder
+
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _PIECE_BYTES = 1024 * 1024
 
@@ -33,6 +35,7 @@ class ObjectFolder:
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self._path(name))
+            sync_folder(self._folder)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

@@ -112,11 +112,17 @@ class BatchRunner:
 
     async def _advance(self, batch: records.Batch) -> None:
         """Take one batch from where it stands to its end."""
-        if batch.status == "validating":
-            await self._validate(batch)
-        status = await self.read(lambda connection: records.status_of(connection, batch.id))
-        if status == "in_progress":
-            await self._run_lines(batch)
+        try:
+            if batch.status == "validating":
+                await self._validate(batch)
+            status = await self.read(lambda connection: records.status_of(connection, batch.id))
+            if status == "in_progress":
+                await self._run_lines(batch)
+        except FileNotFoundError:
+            missing: list[dict[str, object]] = [
+                {"code": "missing_file", "message": "The input file is gone.", "line": None}
+            ]
+            await self.write(lambda connection: records.fail(connection, batch.id, missing))
         await self._close(batch)
 
     async def _validate(self, batch: records.Batch) -> None:
@@ -126,11 +132,6 @@ class BatchRunner:
         except InputError as error:
             errors = error.errors
             await self.write(lambda connection: records.fail(connection, batch.id, errors))
-        except FileNotFoundError:
-            missing: list[dict[str, object]] = [
-                {"code": "missing_file", "message": "The input file is gone.", "line": None}
-            ]
-            await self.write(lambda connection: records.fail(connection, batch.id, missing))
         else:
             await self.write(lambda connection: records.begin(connection, batch.id, ids))
 

@@ -30,7 +30,7 @@ from qwenstack.storage import audit_log
 from qwenstack.storage.hub_tables import quotas as quotas_set
 from qwenstack.storage.hub_tables import repos, uploads, waiting
 from tests.hub import RunningHub, running_hub
-from tests.hub_http import REPO, batch, call, commit, file, lfs_file, sha256
+from tests.hub_http import API, REPO, batch, call, commit, file, lfs_file, sha256
 
 MB = 1024 * 1024
 
@@ -101,6 +101,8 @@ def test_an_organisation_keeps_no_more_bytes_than_it_may(hub: RunningHub) -> Non
     limit(hub, "acme", bytes_max=1)
     assert commit(hub, {"key": "copyFile", "value": {"path": "c", "srcPath": "a"}})[0] == 200
     assert commit(hub, {"key": "deletedFile", "value": {"path": "c"}})[0] == 200
+    asked = {"files": [{"path": "c", "size": 1, "sample": "eA=="}]}
+    assert call(hub, "POST", f"{API}/preupload/main", json_body=asked)[0] == 200
     assert usage(hub, "acme").bytes == before
 
 
@@ -208,6 +210,13 @@ def test_an_upload_in_parts_counts_whole_and_goes_on_after_a_break(hub: RunningH
     }
     path = f"/{REPO}.git/info/lfs/objects/batch"
     assert call(hub, "POST", path, json_body=wish)[0] == 403
+    # What is under way counts with the size that it was begun with, not with another.
+    objects = [{"oid": sha256(b"one"), "size": 400 * MB}]
+    assert call(hub, "POST", path, json_body=wish | {"objects": objects})[0] == 403
+    twice = [{"oid": sha256(b"two"), "size": size} for size in (400 * MB, 0)]
+    answer = call(hub, "POST", path, json_body=wish | {"objects": twice})
+    assert answer[0] == 403 or all("error" in each for each in answer[2]["objects"]), answer
+    assert usage(hub, "alice").waiting_bytes == 4 * MB
 
 
 def test_deleting_a_repo_and_pushing_again_fills_no_disk(hub: RunningHub) -> None:

@@ -126,12 +126,21 @@ def published_bytes(connection: Connection, namespace: str) -> int:
     return int(connection.scalar(total) or 0)
 
 
+def hold_off(connection: Connection, name: str) -> None:
+    """Let others of this account or namespace wait for the end of the transaction, so that two are
+    not each just small enough.
+    """
+    connection.execute(
+        select(accounts.c.key).where(accounts.c.key == name.lower()).with_for_update()
+    )
+
+
 def check_repos(connection: Connection, namespace: str) -> None:
     """Raises QuotaExceeded when the namespace may have no further repo."""
     most = limits_of(connection, namespace.lower()).repos_max
     if most is None:
         return
-    _lock(connection, namespace)
+    hold_off(connection, namespace)
     count = select(func.count()).select_from(repos).where(in_namespace(namespace))
     if (connection.scalar(count) or 0) >= most:
         raise QuotaExceeded(
@@ -149,7 +158,7 @@ def within_quota(connection: Connection, namespace: str) -> Iterator[None]:
     if most is None:
         yield
         return
-    _lock(connection, namespace)
+    hold_off(connection, namespace)
     before = published_bytes(connection, namespace)
     yield
     after = published_bytes(connection, namespace)
@@ -174,10 +183,10 @@ def check_upload(
     most = limits_of(connection, namespace.lower()).bytes_max
     if guest or most is None:
         return  # a guest's bytes count as the namespace's when they are merged
-    there = published_bytes(connection, namespace)
-    known = _known_bytes(connection, namespace, list(sha256s))
-    if there + size - known > most:
-        raise _full(namespace, most, there + size - known)
+    new = size - _known_bytes(connection, namespace, list(sha256s))
+    there = published_bytes(connection, namespace) if new > 0 else 0
+    if new > 0 and there + new > most:
+        raise _full(namespace, most, there + new)
 
 
 def check_waiting(connection: Connection, account: str, size: int, *, guest: bool) -> None:
@@ -219,11 +228,4 @@ def _full(namespace: str, most: int, wanted: int) -> QuotaExceeded:
     return QuotaExceeded(
         f"Storage limit reached: {namespace} may keep {most} bytes and would have {wanted}. Delete "
         "repos or large files (permanently_delete_lfs_files), or ask an operator for more."
-    )
-
-
-def _lock(connection: Connection, namespace: str) -> None:
-    """Hold off others that publish in the namespace, so that two are not each just small enough."""
-    connection.execute(
-        select(accounts.c.key).where(accounts.c.key == namespace.lower()).with_for_update()
     )

@@ -35,7 +35,7 @@ from qwenstack.hub.http.bodies import (
 from qwenstack.hub.http.parts_ahead import PartsAhead
 from qwenstack.hub.http.signed import read_signed, sign
 from qwenstack.hub.hub import Hub
-from qwenstack.hub.quotas import check_upload, check_waiting
+from qwenstack.hub.quotas import check_upload, check_waiting, hold_off
 from qwenstack.hub.registry.possession import grant, held
 from qwenstack.hub.registry.repos import Repo, find_repo
 from qwenstack.hub.registry.uploads import (
@@ -175,15 +175,15 @@ class _Lfs:
         account = identity.account or ""
         guest = not hub.authority.decide(identity, repo, "write").allowed
         with hub.database.begin() as connection:
+            hold_off(connection, account)
             there = held(connection, repo.id, good)
-            missing = {
-                each.oid: each.size
-                for each in wire.objects
-                if each.oid not in there and self._problem(each) is None
-            }
+            missing: dict[str, int] = {}
+            for each in wire.objects:
+                if each.oid not in there and self._problem(each) is None:
+                    missing.setdefault(each.oid, each.size)
             # An upload in parts that is under way counts already.
             begun = under_way(connection, repo.id, account)
-            new = {oid: size for oid, size in missing.items() if oid not in begun}
+            new = {oid: size for oid, size in missing.items() if (oid, size) not in begun}
             check_upload(
                 connection,
                 account=account,
@@ -193,19 +193,19 @@ class _Lfs:
                 sha256s=new,
             )
             uploads = {
-                each.oid: begin_upload(
+                oid: begin_upload(
                     connection,
                     repo_id=repo.id,
-                    sha256=each.oid,
-                    size=each.size,
-                    part_bytes=self._part_bytes(each.size),
+                    sha256=oid,
+                    size=size,
+                    part_bytes=self._part_bytes(size),
                     account=account,
                     guest=guest,
                     at_us=now_us(),
                     uploads_max=hub.settings.uploads_max,
                 )
-                for each in wire.objects
-                if multipart and each.oid in missing and each.size > hub.settings.part_bytes
+                for oid, size in missing.items()
+                if multipart and size > hub.settings.part_bytes
             }
         objects = []
         for each in wire.objects:
@@ -213,6 +213,8 @@ class _Lfs:
             problem = self._problem(each)
             if problem is None and each.oid in there and there[each.oid].size != each.size:
                 problem = f"the content has {there[each.oid].size} bytes"
+            elif problem is None and missing.get(each.oid, each.size) != each.size:
+                problem = "it is asked for twice, with different sizes"
             if problem is not None:
                 item["error"] = {"code": 422, "message": f"{each.oid[:64]}: {problem}"}
             elif each.oid not in there:
@@ -305,6 +307,7 @@ class _Lfs:
 
     def _begin(self, grant_: Grant) -> str:
         with self._hub.database.begin() as connection:
+            hold_off(connection, grant_.account)
             check_waiting(connection, grant_.account, grant_.size, guest=grant_.guest)
             return begin_transfer(connection, grant_.account, grant_.size, guest=grant_.guest)
 

@@ -77,12 +77,12 @@ def begin_upload(
     return upload
 
 
-def under_way(connection: Connection, repo_id: str, account: str) -> set[str]:
-    """The contents (SHA-256) of the account's unfinished uploads to a repo."""
-    query = select(uploads.c.sha256).where(
+def under_way(connection: Connection, repo_id: str, account: str) -> set[tuple[str, int]]:
+    """The contents (SHA-256 and size) of the account's unfinished uploads to a repo."""
+    query = select(uploads.c.sha256, uploads.c.size).where(
         uploads.c.repo_id == repo_id, uploads.c.account == account
     )
-    return set(connection.scalars(query))
+    return {(row.sha256, row.size) for row in connection.execute(query)}
 
 
 def find_upload(connection: Connection, upload_id: str) -> Upload | None:

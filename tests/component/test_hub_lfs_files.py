@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, DiscussionCommit, HfApi
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
 
+from qwenstack.hub.registry.possession import held
 from qwenstack.hub.registry.repos import find_repo
 from qwenstack.storage import audit_log
 from tests.hub import RunningHub, running_hub
@@ -72,6 +73,29 @@ def test_what_was_removed_is_in_no_commit_and_the_rest_is_as_it_was(
     # The repo holds it no more: it comes back by an upload alone.
     assert commit(hub, lfs_file("again.bin", bad))[0] == 400
     assert "actions" in batch(hub, sha256(bad), len(bad))
+
+
+def test_what_a_commit_still_has_as_a_small_file_stays_the_repos(
+    hub: RunningHub, api: HfApi
+) -> None:
+    content = os.urandom(3000)
+    push(hub, "large.bin", content)
+    assert commit(hub, file("small.txt", content))[0] == 200
+    opened = hub.open()
+
+    def held_here() -> set[str]:
+        with opened.database.connect() as connection:
+            repo = find_repo(connection, "model", REPO)
+            assert repo is not None
+            return set(held(connection, repo.id, [sha256(content)]))
+
+    api.permanently_delete_lfs_files(REPO, api.list_lfs_files(REPO))
+    assert [each.rfilename for each in api.model_info(REPO).siblings or ()] == [
+        ".gitattributes",
+        "small.txt",
+    ]
+    assert held_here() == {sha256(content)}
+    opened.close()
 
 
 def test_a_pull_request_goes_on_after_its_commits_got_other_ids(

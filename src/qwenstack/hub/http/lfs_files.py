@@ -21,7 +21,6 @@ from qwenstack.hub.registry.refs import Ref
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import HEADS
 from qwenstack.hub.registry.rewriting import LargeFile, large_files, remove_contents
-from qwenstack.hub.registry.waiting import give_up
 from qwenstack.storage.audit_log import record
 from qwenstack.storage.database import reading
 
@@ -96,8 +95,8 @@ class _LfsFiles:
                     f"{repo.name} is a copy of another hub's repo; its commits keep the ids that "
                     "they have there. Delete the repo instead."
                 )
-            give_up(connection, repo.id, identity.account or "", sha256s)
-            moved = remove_contents(connection, repo.id, sha256s, at_us=now_us())
+            account = identity.account or ""
+            moved = remove_contents(connection, repo.id, sha256s, account=account, at_us=now_us())
             detail = {
                 "kind": repo.kind,
                 "files": len(sha256s),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,6 +102,11 @@ def test_the_compiled_cut_is_the_byte_by_byte_one() -> None:
     data = random_bytes(2_200_000, 7)
     assert cut(data) == cut(data, 1_050_000, 70_000) == slow_cut(data)
     assert cut(bytes(300_000) + data[:9000]) == slow_cut(bytes(300_000) + data[:9000])
+
+
+def test_nothing_is_compiled_before_something_is_cut() -> None:
+    code = "import sys, qwenstack.hub.store.gearhash; sys.exit('wasmtime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
 
 
 def test_chunks_of_streams_in_many_threads_do_not_mix() -> None:

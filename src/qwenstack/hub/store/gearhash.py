@@ -12,9 +12,10 @@ speed of SHA-256, and outside of Python's lock.
 
 from __future__ import annotations
 
+import atexit
 import struct
+import threading
 from functools import cache
-from threading import local
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -171,10 +172,12 @@ def _compiled() -> tuple[Engine, Module]:
     from wasmtime import Engine, Module
 
     engine = Engine()
+    # While its own modules are still there: it complains of what is let go of after them.
+    atexit.register(_let_go)
     return engine, Module(engine, _PROGRAM)
 
 
-class _Machine(local):
+class _Machine:
     """The program with a memory of its own; each thread has one, since it runs unlocked."""
 
     def __init__(self) -> None:
@@ -199,7 +202,20 @@ class _Machine(local):
         return ends, struct.unpack_from("<Q", self._memory, _HASH_AT)[0]
 
 
-_MACHINE = _Machine()
+_MACHINES = threading.local()
+
+
+def _let_go() -> None:
+    _MACHINES.__dict__.clear()
+    _compiled.cache_clear()
+
+
+def _machine() -> _Machine:
+    """This thread's machine, made when it first cuts."""
+    found: _Machine | None = getattr(_MACHINES, "its", None)
+    if found is None:
+        found = _MACHINES.its = _Machine()
+    return found
 
 
 class Cutter:
@@ -241,9 +257,10 @@ class Cutter:
 
     def _cut(self, piece: memoryview) -> list[memoryview]:
         chunks: list[memoryview] = []
+        machine = _machine()
         for start in range(0, len(piece), _BLOCK_BYTES):
             block = piece[start : start + _BLOCK_BYTES]
-            ends, self._state = _MACHINE.cut(block, self._size, self._state)
+            ends, self._state = machine.cut(block, self._size, self._state)
             done = 0
             for end in ends:
                 self._open.append(block[done:end])

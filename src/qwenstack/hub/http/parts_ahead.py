@@ -47,7 +47,11 @@ class PartsAhead:
 
     def go_on(self, upload: Upload) -> None:
         """Take in the parts that follow those taken so far, as far as they are there."""
-        ahead = self._find(upload)
+        try:
+            ahead = self._find(upload)
+        except (OSError, StoreError, DBAPIError) as error:
+            _LOG.warning("upload %s is taken in at its end: %s", upload.id, error)
+            return
         # Who holds the lock goes on to this part as well, or the end of the upload does.
         if ahead is None or not ahead.lock.acquire(blocking=False):
             return
@@ -64,17 +68,16 @@ class PartsAhead:
     def finish(self, upload: Upload) -> Content:
         """All parts are there: keep the whole. Raises ContentMismatch, StoreError, OSError."""
         ahead = self._forget(upload)
-        if ahead is not None:
-            with ahead.lock:  # until what is under way has ended
-                pass
-        if ahead is None or ahead.closed:
+        while ahead is None or not ahead.lock.acquire() or ahead.closed:
+            if ahead is not None:  # given up, or what was under way has failed
+                ahead.lock.release()
             ahead = self._begin(upload)
-        with ahead.lock:
-            try:
-                self._take(upload, ahead)
-                return ahead.arrival.keep()
-            finally:
-                ahead.close()
+        try:
+            self._take(upload, ahead)
+            return ahead.arrival.keep()
+        finally:
+            ahead.close()
+            ahead.lock.release()
 
     def _forget(self, upload: Upload) -> _Ahead | None:
         with self._lock:
@@ -82,18 +85,20 @@ class PartsAhead:
 
     def _find(self, upload: Upload) -> _Ahead | None:
         given_up = None
-        with self._lock:
-            ahead = self._known.pop(upload.id, None)
-            if ahead is None and len(self._known) >= _AHEAD_MAX:
-                # The one that stood still longest, if it does now.
-                oldest = next(iter(self._known))
-                if self._known[oldest].lock.locked():
-                    return None
-                given_up = self._known.pop(oldest)
-            self._known[upload.id] = ahead = ahead or self._begin(upload)
-        if given_up is not None:
-            with given_up.lock:
-                given_up.close()
+        try:
+            with self._lock:
+                ahead = self._known.pop(upload.id, None)
+                if ahead is None and len(self._known) >= _AHEAD_MAX:
+                    # The one that stood still longest, if it does now.
+                    oldest = next(iter(self._known))
+                    if self._known[oldest].lock.locked():
+                        return None
+                    given_up = self._known.pop(oldest)
+                self._known[upload.id] = ahead = ahead or self._begin(upload)
+        finally:
+            if given_up is not None:
+                with given_up.lock:
+                    given_up.close()
         return ahead
 
     def _begin(self, upload: Upload) -> _Ahead:

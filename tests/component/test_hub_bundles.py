@@ -22,12 +22,18 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub.accounts.directory import create_account
 from qwenstack.hub.accounts.identity import Identity, UsedToken
 from qwenstack.hub.accounts.rights import may
+from qwenstack.hub.bundles import (
+    BundledOrigin,
+    BundledRegistry,
+    bundle_repos,
+    restore_repos,
+)
 from qwenstack.hub.hub import Hub, open_hub
-from qwenstack.hub.origins import Origin, list_origins, write_origin
+from qwenstack.hub.origins import Origin, list_origins, newest_origin, write_origin
 from qwenstack.hub.registry.commits import Message, push, start
 from qwenstack.hub.registry.manifests import Entry, Manifest, make_manifest
 from qwenstack.hub.registry.operations import Add
-from qwenstack.hub.registry.refs import create_ref
+from qwenstack.hub.registry.refs import create_ref, list_refs
 from qwenstack.hub.registry.repos import (
     change_settings,
     create_repo,
@@ -400,6 +406,59 @@ def test_where_copies_came_from_crosses_with_them_and_the_log_says_who_signed(
     run(import_command, again, "--trust", told["fingerprint"], home=source)
     with ours.database.begin() as connection:
         assert [each.origin for each in list_origins(connection)] == [origin]
+        own = find_repo(connection, "model", "acme/own")
+        assert own is not None
+    # Nor does a bundle make a copy of what was made here: it would follow another hub from then on.
+    with theirs.database.begin() as connection:
+        repo = find_repo(connection, "model", "acme/own")
+        assert repo is not None
+        (tip,) = (ref.commit_oid for ref in list_refs(connection, repo.id))
+        write_origin(connection, msgspec.structs.replace(origin, repo_id=repo.id, commit_oid=tip))
+    turned = file.with_name("turned")
+    told = run(export_command, turned, "acme/own", home=target)
+    run(import_command, turned, "--trust", told["fingerprint"], home=source)
+    with ours.database.begin() as connection:
+        assert newest_origin(connection, own.id) is None
+
+
+def test_a_bundle_that_says_nonsense_of_an_origin_is_refused(
+    homes: tuple[Path, Path, Path],
+) -> None:
+    source, target, _ = homes
+    ours, theirs = make_hub(source), make_hub(target)
+    (oid,) = publish(ours, "acme/copied", {"w.bin": BASE[:1000]})
+    with ours.database.begin() as connection:
+        repo = find_repo(connection, "model", "acme/copied")
+        assert repo is not None
+        said = BundledOrigin(
+            commit_oid=oid,
+            endpoint="https://hub.example.com",
+            upstream_name="acme/copied",
+            upstream_commit=oid,
+            licence=None,
+            licence_sha256=None,
+            copied_us=2**60,
+        )
+        document, needed = bundle_repos(connection, [repo])
+    registry = msgspec.json.decode(document, type=BundledRegistry)
+    for wrong in (
+        {"endpoint": "javascript:alert(1)"},
+        {"upstream_name": "../etc"},
+        {"upstream_commit": "main"},
+        {"copied_us": -1},
+        {},
+    ):
+        one = msgspec.structs.replace(said, **wrong)
+        turned = msgspec.structs.replace(registry.repos[0], origins=(one,))
+        document = msgspec.json.encode(msgspec.structs.replace(registry, repos=(turned,)))
+        with theirs.database.begin() as connection:
+            if wrong:
+                with pytest.raises(BundleError, match="where acme/copied is from"):
+                    restore_repos(connection, document, frozenset(needed))
+                connection.rollback()
+                continue
+            restore_repos(connection, document, frozenset(needed))
+            assert list_origins(connection)[0].origin.copied_us <= now_us()
 
 
 def test_whoever_made_a_repo_elsewhere_has_no_right_to_it_here(

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select, update
 from qwenstack.core.instants import now_us
 from qwenstack.hub.errors import HubError
 from qwenstack.hub.hub import Inspector
-from qwenstack.hub.origins import Origin, write_origin
+from qwenstack.hub.origins import LICENCE_CHARACTERS_MAX, Origin, write_origin
 from qwenstack.hub.registry.copied import check_files
 from qwenstack.hub.registry.manifests import Manifest, make_manifest, read_manifest, release_digest
 from qwenstack.hub.registry.possession import grant
@@ -43,11 +43,14 @@ from qwenstack.hub.registry.revisions import (
 )
 from qwenstack.hub.store.kinds import BundleError
 from qwenstack.hub.store.rows import insert_new
+from qwenstack.hub.upstream import check_endpoint
 from qwenstack.storage.hub_tables import accounts, commits, manifests, origins, refs, repos
 from qwenstack.storage.rows import read_row
 
 _REFUSALS_SHOWN = 5
 _OID = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_URL_MAX = 2000
 
 
 class BundledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -238,27 +241,46 @@ def _restore(connection: Connection, bundled: BundledRepo, files: dict[str, Mani
             private=True if bundled.private else None,
             gated=bundled.gated if bundled.gated and repo.gated in ("", "auto") else None,
         )
+    new = [each for each in bundled.commits if read_commit(connection, repo_id, each.oid) is None]
     rows = [
         {
             **msgspec.structs.asdict(commit),
             "repo_id": repo_id,
             "parents": msgspec.json.encode(commit.parents).decode(),
         }
-        for commit in bundled.commits
-        if read_commit(connection, repo_id, commit.oid) is None
+        for commit in new
     ]
     insert_new(connection, commits, rows)
     needed = {entry.sha256 for commit in bundled.commits for entry in files[commit.manifest]}
     grant(connection, repo_id, sorted(needed), published=True)
+    brought = {commit.oid for commit in new}
     for each in bundled.origins:
         if each.commit_oid not in known:
             raise BundleError(f"the bundle tells the origin of no commit of {bundled.name}")
-        write_origin(connection, Origin(repo_id=repo_id, **msgspec.structs.asdict(each)))
+        if each.commit_oid in brought:  # of what was here before, this hub knows where it is from
+            write_origin(connection, _origin(repo_id, bundled, each))
     moved = [ref.name for ref in bundled.refs if _take_ref(connection, repo_id, bundled, ref)]
     if repo is not None and HEADS + MAIN in moved:
         write_summary(connection, repo_id, _summary(bundled))
         touch(connection, repo_id, now_us())
     return Restored(bundled.kind, bundled.name, created, len(rows), tuple(moved))
+
+
+def _origin(repo_id: str, bundled: BundledRepo, said: BundledOrigin) -> Origin:
+    """What the bundle says of where a commit is from. Raises BundleError for what no copy wrote."""
+    try:
+        sane = check_endpoint(said.endpoint) == said.endpoint and len(said.endpoint) <= _URL_MAX
+        check_repo_name(said.upstream_name)
+    except (HubError, ValueError):
+        sane = False
+    sane = sane and _OID.fullmatch(said.upstream_commit) is not None and said.copied_us >= 0
+    sane = sane and len(said.licence or "") <= LICENCE_CHARACTERS_MAX
+    if not sane or (said.licence_sha256 and not _SHA256.fullmatch(said.licence_sha256)):
+        raise BundleError(f"the bundle's word on where {bundled.name} is from is not understood")
+    # The newest copy counts: none is from tomorrow.
+    copied_us = min(said.copied_us, now_us())
+    fields = msgspec.structs.asdict(said) | {"copied_us": copied_us}
+    return Origin(repo_id=repo_id, **fields)
 
 
 def _summary(bundled: BundledRepo) -> str:

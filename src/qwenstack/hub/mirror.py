@@ -29,6 +29,7 @@ from qwenstack.hub.facts import LicenceFacts, read_licence
 from qwenstack.hub.fetching import CopyProgress, Fetching
 from qwenstack.hub.hub import Hub
 from qwenstack.hub.origins import (
+    LICENCE_CHARACTERS_MAX,
     Origin,
     copied_bytes,
     find_origin,
@@ -55,7 +56,6 @@ from qwenstack.hub.registry.waiting import waiting_of
 from qwenstack.hub.upstream import Upstream, UpstreamRevision
 from qwenstack.storage.database import reading
 
-_LICENCE_CHARS_MAX: Final = 96
 _LOCK_EVERY_S: Final = 0.1
 _ABANDONED_S: Final = 14 * 86400
 
@@ -365,7 +365,7 @@ def _origin(
         endpoint=upstream.endpoint,
         upstream_name=found.name[:200],
         upstream_commit=found.oid,
-        licence=declared[:_LICENCE_CHARS_MAX] if declared else None,
+        licence=declared[:LICENCE_CHARACTERS_MAX] if declared else None,
         licence_sha256=licence.sha256,
         copied_us=at_us,
     )

@@ -11,6 +11,7 @@ from qwenstack.storage.hub_tables import contents, origins, repo_contents, repos
 from qwenstack.storage.rows import read_row
 
 ORIGINS_MAX = 10_000
+LICENCE_CHARACTERS_MAX = 96
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,13 +93,21 @@ def read_url(text: str, index: Index) -> Iterator[Reading]:
         return
     host = match[1].casefold()
     parts = [part for part in match[2].split("/") if part]
+    if parts[:3] == ["api", "v1", "models"] or parts[:2] == ["api", "models"]:
+        # What a client asks the hub for: the address of the repo, `models/` before it or not.
+        parts = parts[parts.index("models") + (host in _HUB_HOSTS) :]
     if host in _MODELSCOPE_HOSTS and len(parts) >= 3 and parts[0] == "models":
         yield from read_id("/".join(parts[1:3]), index, Kind.MODELSCOPE_ID)
     elif host in _MODELSCOPE_HOSTS and len(parts) == 2 and parts[0] == "organization":
         yield from _publisher(parts[1], index)
-    elif host in _MODELSCOPE_HOSTS and len(parts) == 2 and "://" not in text:
-        # `modelscope.cn/org/name:Q4_K_M` is how Ollama writes it.
-        yield from read_id(f"{parts[0]}/{parts[1].partition(':')[0]}", index, Kind.MODELSCOPE_ID)
+    elif (
+        host in _MODELSCOPE_HOSTS
+        and len(parts) == 2
+        and ("://" not in text or parts[1].endswith(".git"))
+    ):
+        # `modelscope.cn/org/name:Q4_K_M` is how Ollama writes it; `….git`, the address to clone.
+        name = parts[1].partition(":")[0].removesuffix(".git")
+        yield from read_id(f"{parts[0]}/{name}", index, Kind.MODELSCOPE_ID)
     elif host in _HUB_HOSTS:
         if len(parts) == 1 and "://" in text:
             yield from _publisher(parts[0], index)

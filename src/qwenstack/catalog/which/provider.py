@@ -56,6 +56,15 @@ _FORMS: Final = (
         re.compile(r"(qwen/[\w.-]+:(?:free|nitro|floor|thinking|extended|online|exacto))"),
         "openrouter",
     ),
+    # Hugging Face's router: which provider runs it, or by what one is chosen.
+    (
+        re.compile(
+            r"([\w.-]+/[\w.-]*(?:[Qq]w|QVQ)[\w.-]*:(?:fastest|cheapest|preferred|auto|baseten|cerebras|"
+            r"cohere|deepinfra|fal-ai|featherless-ai|fireworks-ai|groq|hf-inference|hyperbolic|nebius|"
+            r"novita|nscale|ovhcloud|publicai|replicate|sambanova|scaleway|together|wavespeed|zai-org))"
+        ),
+        "huggingface",
+    ),
 )
 _SLUG: Final = re.compile(r"qwen/([a-z0-9][a-z0-9.-]+)")
 _GATEWAY_SLUG: Final = re.compile(r"alibaba/[a-z0-9][a-z0-9.-]+")

@@ -18,9 +18,11 @@ from qwenstack.cli.context import (
     home_option,
     json_option,
     ledger_connection,
+    only_workspace_option,
     print_json,
     read_settings,
     resolve_home,
+    workspace_id_of,
 )
 from qwenstack.cli.instants import parse_duration_s, shown_instant
 from qwenstack.core.instants import now_us
@@ -176,11 +178,10 @@ def create_key(
     default = ("inference", "batch", "usage") if workspace else ("admin",)
     expires_us = now_us() + parse_duration_s(expires_in) * 1_000_000 if expires_in else None
     with ledger_connection(home) as connection:
-        found = accounts.find_workspace(connection, workspace) if workspace else None
         key, drawn = accounts.create_key(
             connection,
             actor=actor(),
-            workspace_id=found.id if found else None,
+            workspace_id=workspace_id_of(connection, workspace),
             name=name,
             scopes=msgspec.convert(scopes or default, tuple[Scope, ...]),
             models=models or None,
@@ -216,14 +217,14 @@ def revoke_key(key: str, home: Path | None) -> None:
 
 
 @keys.command("ls")
-@click.option("--workspace", help="Only this workspace's.")
+@only_workspace_option
 @home_option
 @json_option
 def list_keys(workspace: str | None, home: Path | None, as_json: bool) -> None:
     """List keys, never their secrets."""
     with ledger_connection(home) as connection:
         tenancy = accounts.read_tenancy(connection)
-        only = accounts.find_workspace(connection, workspace).id if workspace else None
+        only = workspace_id_of(connection, workspace)
     found = [key for key in tenancy.keys.values() if only is None or key.workspace_id == only]
     if as_json:
         print_json([_without_digest(key) for key in found])

@@ -15,9 +15,11 @@ from qwenstack.cli.context import (
     home_option,
     json_option,
     ledger_connection,
+    only_workspace_option,
     print_json,
     read_settings,
     resolve_home,
+    workspace_id_of,
 )
 from qwenstack.cli.instants import shown_instant
 from qwenstack.storage.audit_log import record
@@ -41,7 +43,7 @@ def alerts() -> None:
 
 @alerts.command("set")
 @click.argument("url")
-@click.option("--workspace", help="Only this workspace's alerts; without: everyone's.")
+@only_workspace_option
 @home_option
 @json_option
 def set_webhook(url: str, workspace: str | None, home: Path | None, as_json: bool) -> None:
@@ -52,7 +54,7 @@ def set_webhook(url: str, workspace: str | None, home: Path | None, as_json: boo
             actor=actor(),
             sender=_sender(home),
             url=url,
-            workspace_id=accounts.find_workspace(connection, workspace).id if workspace else None,
+            workspace_id=workspace_id_of(connection, workspace),
         )
     if as_json:
         print_json(shown_webhook(made, secret))

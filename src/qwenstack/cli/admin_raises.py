@@ -9,7 +9,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from qwenstack.cli.context import actor, home_option, json_option, ledger_connection, print_json
+from qwenstack.cli.context import (
+    actor,
+    home_option,
+    json_option,
+    ledger_connection,
+    only_workspace_option,
+    print_json,
+    workspace_id_of,
+)
 from qwenstack.cli.instants import parse_duration_s, parse_instant_us, shown_instant
 from qwenstack.core.instants import now_us
 from qwenstack.studio import accounts, raised_limits
@@ -76,14 +84,14 @@ def create_raise(
 
 
 @raises.command("ls")
-@click.option("--workspace", help="Only this workspace's.")
+@only_workspace_option
 @home_option
 @json_option
 def list_raises(workspace: str | None, home: Path | None, as_json: bool) -> None:
     """List the raises that hold now."""
     with ledger_connection(home) as connection:
         tenancy = accounts.read_tenancy(connection)
-        only = accounts.find_workspace(connection, workspace).id if workspace else None
+        only = workspace_id_of(connection, workspace)
     found = [
         each
         for group in tenancy.raises.values()

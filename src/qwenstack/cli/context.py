@@ -37,6 +37,18 @@ def json_option(command: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def only_workspace_option(command: _F) -> _F:
+    """`--workspace`: keep to one of them, whose id `workspace_id_of` gives."""
+    return click.option("--workspace", help="Name or id; without: all.")(command)
+
+
+def workspace_id_of(connection: Connection, workspace: str | None) -> str | None:
+    """The id of the workspace that an option names, None where it was left out; raises Refusal."""
+    from qwenstack.studio.accounts import find_workspace
+
+    return find_workspace(connection, workspace).id if workspace else None
+
+
 def resolve_home(home: Path | None) -> Path:
     """The home folder that a command works on."""
     return home_folder(str(home) if home else None)

@@ -10,16 +10,23 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from qwenstack.cli.context import home_option, json_option, ledger_connection, print_json
+from qwenstack.cli.context import (
+    home_option,
+    json_option,
+    ledger_connection,
+    only_workspace_option,
+    print_json,
+    workspace_id_of,
+)
 from qwenstack.cli.instants import parse_period
 from qwenstack.core.instants import to_us
 from qwenstack.core.money import Money
-from qwenstack.studio.accounts import find_key, find_workspace
+from qwenstack.studio.accounts import find_key
 from qwenstack.studio.usage import Grouping, UsageLine, read_charges, sum_usage
 
 
 @click.command()
-@click.option("--workspace", help="Name or id; without: all.")
+@only_workspace_option
 @click.option("--key", help="Only this key (id or prefix).")
 @click.option("--period", default="month", show_default=True, help="today, 7d, 2026-11, …")
 @click.option(
@@ -47,7 +54,7 @@ def usage(
             connection,
             start_us=to_us(start),
             end_us=to_us(end),
-            workspace_id=find_workspace(connection, workspace).id if workspace else None,
+            workspace_id=workspace_id_of(connection, workspace),
             key_id=find_key(connection, key).id if key else None,
         )
         lines = sum_usage(charges, msgspec.convert(by, Grouping))

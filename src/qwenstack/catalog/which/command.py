@@ -61,6 +61,8 @@ _PROGRAMS: Final = re.compile(
 _BY_PROVIDER: Final = frozenset({"litellm", "aider", "aichat", "llm"})
 """Programs that call APIs: the part of a name before its first slash says whose."""
 _ASSIGNMENTS: Final = re.compile(r"(?:[A-Z_][A-Z0-9_]*=\S*\s+)+")
+_HUB_CLIENTS: Final = frozenset({"hf", "huggingface-cli", "modelscope"})
+_UPLOADS: Final = frozenset({"upload", "upload-large-folder"})
 _CONTAINERS: Final = frozenset({"docker", "podman", "nerdctl"})
 _SERVERS: Final = frozenset({"vllm", "sglang", "lmdeploy", "trtllm-serve", "transformers", "swift"})
 _PATH: Final = re.compile(r"(?:\.{1,2}|~|\$\w+|\$\{\w+\})?/|[\w./-]+/$")
@@ -81,13 +83,14 @@ class Parsed(NamedTuple):
     """The parts of a command that matter: its program, and the models that it names.
 
     `beside` is loaded with the model: adapters and draft models. `local` is the path from which the
-    model itself is loaded.
+    model itself is loaded, `target` the repo that files are sent to.
     """
 
     program: str
     models: tuple[str, ...]
     beside: tuple[str, ...]
     local: str
+    target: str = ""
 
 
 def is_command(text: str) -> bool:
@@ -134,19 +137,31 @@ def read(text: str, index: Index) -> Iterator[Reading]:
             found += 1
             # The first model is what the command is about, however little is known of it.
             yield _run_here(inner, parsed, Sureness.EXACT if found == 1 else Sureness.LISTED)
-    if not found and parsed.local:
-        yield _run_here(
-            Reading(
-                kind=Kind.COMMAND,
-                sure=Sureness.EXACT,
-                why=f"it loads {parsed.local[:120]!r}, whose files were not read; the name that "
-                "it is served by, or a tokenizer beside it, does not say what it is",
-                subject=parsed.local,
-                status=Status.UNKNOWN,
-            ),
+    if parsed.target:
+        yield _unread(
+            f"it sends files to {parsed.target[:120]!r}: the name says where they go, and not "
+            "what they are",
+            parsed.target,
             parsed,
-            Sureness.EXACT,
         )
+    elif not found and parsed.local:
+        yield _unread(
+            f"it loads {parsed.local[:120]!r}, whose files were not read; the name that it is "
+            "served by, or a tokenizer beside it, does not say what it is",
+            parsed.local,
+            parsed,
+        )
+
+
+def _unread(why: str, subject: str, parsed: Parsed) -> Reading:
+    reading = Reading(
+        kind=Kind.COMMAND,
+        sure=Sureness.EXACT,
+        why=why,
+        subject=subject,
+        status=Status.UNKNOWN,
+    )
+    return _run_here(reading, parsed, Sureness.EXACT)
 
 
 def _values(words: list[str], program: str) -> Parsed:
@@ -155,6 +170,8 @@ def _values(words: list[str], program: str) -> Parsed:
     beside: list[str] = []
     after_flags: list[str] = []
     local = verb = before = ""
+    if program in _HUB_CLIENTS and len(words) > 2 and words[1] in _UPLOADS:
+        return Parsed(program, (), (), "", words[2])
     at = 0
     while (at := at + 1) < len(words):
         word, before = words[at], words[at - 1]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import HfApi
 
 from qwenstack.cli.hub_beside import HubBeside, hub_beside
-from qwenstack.engines.models import obtain
+from qwenstack.cli.up import up
+from qwenstack.engines.models import ModelError, obtain
 
 PATIENCE_S = 60.0
 RELEASE = "maker/Tiny-GGUF"
@@ -75,6 +79,22 @@ def test_the_default_model_is_published_once_and_whole(tmp_path: Path, weights: 
         before = HfApi(endpoint=again.endpoint, token=token).list_repo_commits(repo)
         assert again.publish(model, RELEASE) == repo
         assert HfApi(endpoint=again.endpoint, token=token).list_repo_commits(repo) == before
+
+
+@pytest.mark.parametrize("token", ["hf_of_the_operator", None])
+def test_the_token_of_a_first_start_that_fails_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    @contextlib.contextmanager
+    def started(*_: object) -> Iterator[object]:
+        yield SimpleNamespace(endpoint="http://127.0.0.1:1", token=token)
+
+    monkeypatch.setattr("qwenstack.cli.up.hub_beside", started)
+    monkeypatch.setattr("qwenstack.cli.running.configure_logging", lambda _: None)
+    missing = str(tmp_path / "missing.gguf")
+    result = CliRunner().invoke(up, ["--home", str(tmp_path), "--port", "0", "--model", missing])
+    assert isinstance(result.exception, ModelError)
+    assert ("hf_of_the_operator" in result.stderr) == (token is not None)
 
 
 def test_a_hub_that_dies_comes_back_at_its_address(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def up(
         stack.enter_context(exclusive(folder))
         keys = _issue_keys(settings, folder)
         beside = stack.enter_context(hub_beside(folder, address, hub_port)) if hub else None
+        unshown = stack.enter_context(contextlib.ExitStack())
+        if beside is not None and beside.token is not None:
+            # The hub makes it once. What fails from here on must not take it along.
+            unshown.callback(click.echo, f"The hub's token, shown once: {beside.token}", err=True)
 
         def ready(installation: Installation) -> None:
             served = next(iter(installation.deployments))
@@ -133,6 +137,7 @@ def up(
                 click.echo(msgspec.json.encode(line).decode())
             else:
                 _welcome(served, line)
+            unshown.pop_all()
 
         run_event_loop(
             serve_until_stopped(

@@ -45,7 +45,7 @@ NEEDLES: Final = (
     "openhands-lm", "jan-nano", "goedel-prover-v2", "jina-reranker-v3", "embeddings-v5",
     "mxbai-rerank", "inf-retriever", "harrier-oss", "pplx-embed", "octen-embedding", "zerank-2",
     "zembed-1", "kalm-embedding", "e5-omni", "deepseek-r1:1.5b", "deepseek-r1:7b",
-    "deepseek-r1:14b", "deepseek-r1:32b",
+    "deepseek-r1:14b", "deepseek-r1:32b", "kevin-32b",
 )  # fmt: skip
 """A reference to a model of the family, or made from one, holds one of these in any case."""
 

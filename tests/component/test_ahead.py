@@ -151,7 +151,9 @@ async def test_a_bill_that_the_database_refuses_is_kept_and_ends_no_start(
     assert [each.name for each in folder.iterdir()] == [REFUSED_NAME]
     for _ in range(2):
         with left_behind(copied) as found, database.begin() as connection:
-            put_aside(copied, write_each(connection, found))
+            new, refused = write_each(connection, found)
+            put_aside(copied, refused)
+        assert new == 0  # the journal had written the other
         assert [each.name for each in copied.iterdir()] == [REFUSED_NAME]
     for kept in (folder, copied):
         [line] = (kept / REFUSED_NAME).read_bytes().splitlines()

@@ -163,10 +163,11 @@ class Installation:
 
         def act(connection: Connection) -> int:
             # Whole bills first: the saved stream of the same request is then settled already.
-            put_aside(folder, write_each(connection, bills))
-            settled = recover(connection, alone=alone)
+            settled, refused = write_each(connection, bills)
+            put_aside(folder, refused)
+            settled += recover(connection, alone=alone)
             heartbeat(connection, worker_id)
-            return settled + len(bills)
+            return settled
 
         with left_behind(folder) as bills:
             settled = await self.journal.submit(Run(act))

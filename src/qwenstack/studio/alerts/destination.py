@@ -8,12 +8,13 @@ the connection is made from: a name that resolves differently a second time gain
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from qwenstack.core.refusals import invalid
@@ -23,6 +24,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+# Threads of their own: a name server that hangs must not hold up what else is looked up here, such
+# as an engine's address.
+_LOOKUPS = ThreadPoolExecutor(4, "alert-lookup")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -112,20 +116,30 @@ class GuardedResolver(AbstractResolver):
     def __init__(self, scheme: str, allowed: Sequence[Network]) -> None:
         self._scheme = scheme
         self._allowed = allowed
-        self._resolver: AbstractResolver = ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Every address of `host`, each of which may be connected to."""
-        found = await self._resolver.resolve(host, port, family)
-        for each in found:
-            address = as_address(each["host"])
-            if address is None:
-                raise AddressRefused(f"{host} resolves to what is no address")
+        found = await asyncio.get_running_loop().run_in_executor(
+            _LOOKUPS,
+            socket.getaddrinfo,
+            *(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG),
+        )
+        for *_, place in found:
+            address = ipaddress.ip_address(str(place[0]).split("%")[0])
             check_address(address, self._scheme, self._allowed)
-        return found
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(place[0]),
+                port=int(place[1]),
+                family=kind,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, proto, _, place in found
+        ]
 
     async def close(self) -> None:
         """Nothing is held."""
-        await self._resolver.close()

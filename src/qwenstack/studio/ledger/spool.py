@@ -121,11 +121,15 @@ def left_behind(folder: Path) -> Iterator[list[Write]]:
                 taken += found
             else:  # another process was quicker, and this lock is a new one
                 _lock_path(files[0]).unlink(missing_ok=True)
+        damaged: list[Path] = []
         for path in taken:
-            writes += _read(path)
+            writes += _read(path, damaged)
         yield writes
         for path in taken:
-            path.unlink(missing_ok=True)
+            if path in damaged:
+                path.replace(path.with_suffix(f"{path.suffix}.damaged"))
+            else:
+                path.unlink(missing_ok=True)
             _lock_path(path).unlink(missing_ok=True)
 
 
@@ -191,7 +195,8 @@ def _take(path: Path, locks: contextlib.ExitStack) -> bool:
     return True
 
 
-def _read(path: Path) -> list[Write]:
+def _read(path: Path, damaged: list[Path]) -> list[Write]:
+    """What a file holds; it is added to `damaged` where that is not all bills."""
     ran_ahead = path.suffix == ahead.SUFFIX
     lines = ahead.read_records(path) if ran_ahead else path.read_bytes().splitlines()
     found: list[Write] = []
@@ -200,8 +205,7 @@ def _read(path: Path) -> list[Write]:
             write = ahead.decode_bill(line) if ran_ahead else _of_line(line)
         except msgspec.MsgspecError:
             _log.critical("%s: line %s is no bill; the file is kept beside", path, number)
-            with contextlib.suppress(OSError):
-                os.link(path, path.with_suffix(f"{path.suffix}.damaged"))
+            damaged.append(path)
             continue
         if write is not None:
             found.append(write)

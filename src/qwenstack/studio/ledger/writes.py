@@ -97,25 +97,32 @@ def write_all(
     return results
 
 
-def write_each(connection: Connection, writes: Sequence[Write]) -> list[Write]:
-    """Carry out `writes` in order; those that the database refuses, which are left out.
+def write_each(connection: Connection, writes: Sequence[Write]) -> tuple[int, list[Write]]:
+    """Carry out `writes` in order: how many were new, and those that the database refuses.
 
     Raises DBAPIError where it refuses none of them in particular but is gone.
     """
-    if _accepted(connection, writes):
-        return []
-    return [write for write in writes if not _accepted(connection, [write])]
+    results = _accepted(connection, writes)
+    if results is not None:
+        return results.count(True), []
+    new, refused = 0, []
+    for write in writes:
+        results = _accepted(connection, [write])
+        if results is None:
+            refused.append(write)
+        else:
+            new += results.count(True)
+    return new, refused
 
 
-def _accepted(connection: Connection, writes: Sequence[Write]) -> bool:
+def _accepted(connection: Connection, writes: Sequence[Write]) -> list[object] | None:
     try:
         with connection.begin_nested():
-            write_all(connection, writes)
+            return write_all(connection, writes)
     except (DBAPIError, ArithmeticError, ValueError) as error:
         if isinstance(error, DBAPIError) and is_gone(error):
             raise
-        return False
-    return True
+        return None
 
 
 def _write(connection: Connection, write: Write) -> object:

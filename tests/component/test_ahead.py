@@ -28,7 +28,7 @@ from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.spool import REFUSED_NAME, Spool, catch_up, left_behind, put_aside
 from qwenstack.studio.ledger.standing import Standing, read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
-from qwenstack.studio.ledger.writes import Reverse, Run, Settle, write_all, write_each
+from qwenstack.studio.ledger.writes import Refused, Reverse, Run, Settle, write_all, write_each
 from tests.component.test_ledger import a_charge, a_workspace
 
 
@@ -151,9 +151,10 @@ async def test_a_bill_that_the_database_refuses_is_kept_and_ends_no_start(
     assert [each.name for each in folder.iterdir()] == [REFUSED_NAME]
     for _ in range(2):
         with left_behind(copied) as found, database.begin() as connection:
-            new, refused = write_each(connection, found)
-            put_aside(copied, refused)
-        assert new == 0  # the journal had written the other
+            results = write_each(connection, found)
+            pairs = zip(found, results, strict=True)
+            put_aside(copied, [bill for bill, result in pairs if isinstance(result, Refused)])
+        assert True not in results  # the journal had written the other
         assert [each.name for each in copied.iterdir()] == [REFUSED_NAME]
     for kept in (folder, copied):
         [line] = (kept / REFUSED_NAME).read_bytes().splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine, delete, event, func, select
 
 from qwenstack.core.money import Money
 from qwenstack.core.tokens import TokenUsage
@@ -132,6 +133,33 @@ async def test_the_journal_survives_a_write_that_cannot_be_made(
     await asyncio.to_thread(journal.close)
     with database.begin() as connection:
         assert read_standing(connection).balances == {workspace.id: -4}
+
+
+async def test_a_write_that_is_refused_costs_no_other_a_transaction_of_its_own(
+    database: Engine,
+) -> None:
+    commits: list[object] = []
+    gate = threading.Event()
+    event.listen(database, "commit", commits.append)
+
+    def fail(_: object) -> None:
+        raise ValueError("no")
+
+    workspace = a_workspace(database)
+    journal = Journal(database)
+    journal.submit(Run(lambda _: gate.wait()))
+    commits.clear()
+    good = [
+        journal.submit(Settle(charge=a_charge(workspace, f"req_{number}", 1)))
+        for number in range(50)
+    ]
+    bad = journal.submit(Run(fail))
+    gate.set()
+    assert all(await asyncio.gather(*good))
+    with pytest.raises(ValueError, match="no"):
+        await bad
+    assert len(commits) <= 3
+    await asyncio.to_thread(journal.close)
 
 
 async def test_many_settlements_share_transactions_and_all_arrive(database: Engine) -> None:

@@ -30,7 +30,7 @@ from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.recovery import HEARTBEAT_S, heartbeat, recover
 from qwenstack.studio.ledger.spool import Spool, left_behind, put_aside
 from qwenstack.studio.ledger.streams import OpenStreams
-from qwenstack.studio.ledger.writes import Run, write_each
+from qwenstack.studio.ledger.writes import Refused, Run, write_each
 from qwenstack.studio.observers import Observer
 from qwenstack.studio.price_book import PriceShelf, load_shelf
 from qwenstack.studio.serving import Serving
@@ -163,11 +163,12 @@ class Installation:
 
         def act(connection: Connection) -> int:
             # Whole bills first: the saved stream of the same request is then settled already.
-            settled, refused = write_each(connection, bills)
-            put_aside(folder, refused)
-            settled += recover(connection, alone=alone)
+            results = write_each(connection, bills)
+            pairs = zip(bills, results, strict=True)
+            put_aside(folder, [bill for bill, result in pairs if isinstance(result, Refused)])
+            settled = recover(connection, alone=alone)
             heartbeat(connection, worker_id)
-            return settled
+            return settled + results.count(True)
 
         with left_behind(folder) as bills:
             settled = await self.journal.submit(Run(act))

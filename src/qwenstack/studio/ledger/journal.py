@@ -24,7 +24,16 @@ from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage.database import is_gone
 from qwenstack.studio.ledger.ahead import AheadFile, Segment, encode_bill
 from qwenstack.studio.ledger.spool import Spool, put_aside
-from qwenstack.studio.ledger.writes import Checkpoint, Forget, Run, Settle, Write, write_all
+from qwenstack.studio.ledger.writes import (
+    Checkpoint,
+    Forget,
+    Refused,
+    Run,
+    Settle,
+    Write,
+    write_all,
+    write_each,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +285,9 @@ class Journal:
     def _commit(self, batch: list[_Pending]) -> bool:
         """Write a batch in one transaction; False when the database is gone."""
         try:
-            results = self._write([pending.write for pending in batch], careful=False)
+            with self._engine.begin() as connection:
+                writes = [pending.write for pending in batch]
+                results = write_all(connection, writes, careful=False)
         except Exception as error:  # noqa: BLE001 - each write gets its own verdict below
             if isinstance(error, DBAPIError) and is_gone(error):
                 self._lost(error)
@@ -286,22 +297,23 @@ class Journal:
         return True
 
     def _commit_singly(self, batch: list[_Pending]) -> bool:
-        """One write of the batch is wrong: give each its own transaction and its own verdict."""
-        for pending in batch:
-            try:
-                results = self._write([pending.write], careful=True)
-            except Exception as error:  # noqa: BLE001 - raised to whoever handed the write in
-                if isinstance(error, DBAPIError) and is_gone(error):
-                    self._lost(error)
-                    return False
-                self._refuse(pending, error)
-            else:
-                self._done([pending], results)
-        return True
+        """One write of the batch is wrong: each gets its own verdict, and all one transaction.
 
-    def _write(self, writes: Sequence[Write], *, careful: bool) -> list[object]:
-        with self._engine.begin() as connection:
-            return write_all(connection, writes, careful=careful)
+        Any client can hand in what is refused (a batch of a file that it does not have), so that
+        this must not cost everybody else a transaction each.
+        """
+        try:
+            with self._engine.begin() as connection:
+                results = write_each(connection, [pending.write for pending in batch])
+        except DBAPIError as error:
+            self._lost(error)
+            return False
+        for pending, result in zip(batch, results, strict=True):
+            if isinstance(result, Refused):
+                self._refuse(pending, result.error)
+            else:
+                self._done([pending], [result])
+        return True
 
     def _done(self, batch: list[_Pending], results: list[object]) -> None:
         if self._failure is not None:

@@ -97,32 +97,32 @@ def write_all(
     return results
 
 
-def write_each(connection: Connection, writes: Sequence[Write]) -> tuple[int, list[Write]]:
-    """Carry out `writes` in order: how many were new, and those that the database refuses.
+class Refused(msgspec.Struct, frozen=True):
+    """In place of a write's result: it could not be carried out, and left nothing behind."""
 
-    Raises DBAPIError where it refuses none of them in particular but is gone.
+    error: Exception
+
+
+def write_each(connection: Connection, writes: Sequence[Write]) -> list[object]:
+    """Carry out `writes` in order, each for itself: the result of each, or `Refused`.
+
+    Raises DBAPIError where the database is gone.
     """
-    results = _accepted(connection, writes)
-    if results is not None:
-        return results.count(True), []
-    new, refused = 0, []
-    for write in writes:
-        results = _accepted(connection, [write])
-        if results is None:
-            refused.append(write)
-        else:
-            new += results.count(True)
-    return new, refused
+    results = _results_of(connection, writes)
+    if not isinstance(results, Refused):
+        return results
+    each = (_results_of(connection, [write]) for write in writes)
+    return [one if isinstance(one, Refused) else one[0] for one in each]
 
 
-def _accepted(connection: Connection, writes: Sequence[Write]) -> list[object] | None:
+def _results_of(connection: Connection, writes: Sequence[Write]) -> list[object] | Refused:
     try:
         with connection.begin_nested():
             return write_all(connection, writes)
-    except (DBAPIError, ArithmeticError, ValueError) as error:
+    except Exception as error:
         if isinstance(error, DBAPIError) and is_gone(error):
             raise
-        return None
+        return Refused(error)
 
 
 def _write(connection: Connection, write: Write) -> object:

@@ -21,6 +21,7 @@ from qwenstack.core.generation import (
     TextPart,
 )
 from qwenstack.core.tokens import TokenUsage
+from qwenstack.engines import server_calls
 from qwenstack.engines.interface import (
     EngineError,
     EngineProtocolError,
@@ -168,6 +169,27 @@ async def test_a_pooled_connection_that_the_server_just_closed_costs_no_request(
     async with engine(script) as (made, _):
         for _ in range(5):
             assert said(await run(made)) == "Paris"
+
+
+async def test_a_request_that_the_server_died_of_after_a_while_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_calls, "_STALE_S", 0.05)
+    asked = 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        await answer(exchange)
+        await exchange.reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        await asyncio.sleep(0.1)
+        exchange.drop()
+
+    async with engine(script) as (made, _):
+        assert said(await run(made)) == "Paris"
+        await fails(made, EngineUnavailable)
+    assert asked == 2
 
 
 async def test_a_server_that_streams_nothing_but_answers_whole_is_understood() -> None:

@@ -25,6 +25,7 @@ from qwenstack.engines.openai_settings import OpenAIServer
 
 _ERROR_BODY_BYTES_MAX = 64 * 1024
 _DRAIN_S = 1.0
+_STALE_S = 2.0
 
 
 class Exchange:
@@ -109,9 +110,11 @@ class ServerCalls:
                 await connection.head()
             except ConnectionLost as error:
                 self.finish(exchange)
-                # The server may close a pooled connection at the moment it is taken for reuse. One
-                # more attempt tells that apart from a server that is really gone.
-                if error.answered or not connection.reused:
+                # The server may close a pooled connection at the moment it is taken for reuse, which
+                # shows at once. One more attempt tells that apart from a server that is gone. What
+                # it died of after a while must not go to its successor, too.
+                late = asyncio.get_running_loop().time() - exchange.started > _STALE_S
+                if error.answered or late or not connection.reused:
                     raise EngineUnavailable(f"{self._server.name} closed the connection") from error
                 fresh = True
             except NotHttp:

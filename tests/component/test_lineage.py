@@ -266,6 +266,23 @@ def test_a_broken_candidate_is_named_and_the_others_are_asked(
     assert ask(child, folder).parent == "base"
 
 
+def test_numbers_that_overflow_or_vanish_break_no_answer(base: Tensors, tmp_path: Path) -> None:
+    def spoilt(name: str, factor: float, *, only: str = "") -> Path:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = {key: each * np.float32(factor) if only in key else each
+                     for key, each in base.items()}  # fmt: skip
+        return models.write(tmp_path / "all" / name, found, dtype="F32")
+
+    spoilt("base", 1.0)
+    layers = spoilt("layers", 1e37, only="proj")
+    spoilt("norms", 3e38, only="norm")
+    tiny = spoilt("tiny", 1e-35)
+    child = models.write(tmp_path / "child", models.train(base, 4), dtype="F32")
+    assert ask(child, tmp_path / "all").verdict == "derived"
+    assert ask(layers, tmp_path / "all").verdict != "independent"
+    assert ask(tiny, tmp_path / "all").verdict == "insufficient"
+
+
 def test_a_model_among_its_candidates_is_not_its_own_parent(base: Tensors, tmp_path: Path) -> None:
     made = models.write(tmp_path / "all" / "base", base)
     assert own_name(tmp_path / "all", made) == "base"

@@ -22,19 +22,28 @@ from qwenstack.hub.lineage.fingerprint import finite
 from qwenstack.hub.lineage.library import Library
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.roles import Roles
-from qwenstack.hub.lineage.tensors import Floats, Tensor
+from qwenstack.hub.lineage.tensors import Floats, Tensor, UnreadableModel
 
 CLOSE_SHARE: Final = 0.7  # candidates this near to the best are not told from it
-_NAME: Final = re.compile(r"layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.\w+)?\.weight$")
+_NAME: Final = re.compile(r"layers\.(\d{1,5})\.(.+?)\.lora_([AB])(?:\.\w+)?\.weight$")
 _ROLE: Final = re.compile(r"(q|k|v|o|gate|up|down)_proj$")
 _TOKENS: Final = 4096
 _SEEN: Final = 512  # rows of what a base sends somewhere
 _ATTENTION: Final = frozenset({"q", "k", "v"})
 _LAYERS_MAX: Final = 8
 _DENSE_FLOATS_MAX: Final = 1 << 27
+_UPDATE_FLOATS_MAX: Final = 1 << 24
 _HEAD_SIZES: Final = (64, 128, 8, 12, 16, 32, 96, 256)
 
-Modules = dict[tuple[int, str], dict[str, Floats]]
+
+class Update(msgspec.Struct, frozen=True):
+    """A low-rank update of one matrix, of `shape`. `b` (outputs, rank) is there for some layers."""
+
+    shape: tuple[int, int]
+    b: Floats | None
+
+
+Modules = dict[tuple[int, str], Update]
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -45,15 +54,38 @@ class Fit(msgspec.Struct, frozen=True):
 
 
 def modules(model: Model) -> Modules:
-    """The adapter's matrices by layer and role: `A` (rank, inputs) and `B` (outputs, rank)."""
-    out: Modules = {}
+    """The adapter's updates by layer and role; none where a matrix of a pair is missing.
+
+    Raises UnreadableModel for a matrix that is too large for a low-rank update.
+    """
+    pairs: dict[tuple[int, str], dict[str, Tensor]] = {}
     for tensor in model.tensors:
         found = _NAME.search(tensor.name)
         role = _ROLE.search(found[2]) if found else None
         if found and role:
-            place = out.setdefault((int(found[1]), role[1]), {})
-            place[found[3]] = _whole(tensor)
-    return out
+            pairs.setdefault((int(found[1]), role[1]), {})[found[3]] = tensor
+    if any(set(pair) != {"A", "B"} for pair in pairs.values()):
+        return {}
+    layers = sorted({layer for layer, _ in pairs})
+    if len(layers) > _LAYERS_MAX:
+        layers = [layers[at] for at in np.linspace(0, len(layers) - 1, _LAYERS_MAX).astype(int)]
+    return {
+        (layer, role): Update(
+            (pair["B"].shape[0], pair["A"].shape[1]),
+            _columns(pair["B"]) if layer in layers else None,
+        )
+        for (layer, role), pair in pairs.items()
+    }
+
+
+def _columns(b: Tensor) -> Floats:
+    """The update's columns, the first ones of more than it takes to tell."""
+    outputs, rank = b.shape
+    if outputs * rank > _DENSE_FLOATS_MAX:
+        raise UnreadableModel(f"{b.name} has {outputs} rows of {rank}: no low-rank update")
+    count = max(1, _UPDATE_FLOATS_MAX // outputs)
+    whole = finite(b.rows(0, outputs))
+    return whole if rank <= count else whole[:, :count].copy()
 
 
 def fit_all(model: Model, library: Library) -> list[Fit]:
@@ -79,21 +111,16 @@ def fit(parts: Modules, base: Roles) -> float | None:
     table = base.head if base.head is not None else base.embed
     if table is None or base.embed is None or not parts:
         return None
-    for (layer, role), pair in parts.items():
+    for (layer, role), update in parts.items():
         tensor = base.layers[layer].get(role) if layer < len(base.layers) else None
-        if tensor is None or not {"A", "B"} <= set(pair):
-            return None
-        if (pair["B"].shape[0], pair["A"].shape[1]) != tensor.shape:
+        if tensor is None or update.shape != tensor.shape:
             return None
     outputs = _centred(table)
     inputs = outputs if base.head is None else _centred(base.embed)
-    layers = sorted({layer for layer, _ in parts})
-    if len(layers) > _LAYERS_MAX:
-        layers = [layers[at] for at in np.linspace(0, len(layers) - 1, _LAYERS_MAX).astype(int)]
     by_role: dict[str, list[float]] = {}
-    for (layer, role), pair in parts.items():
-        if layer in layers and pair["B"].any():
-            value = _alignment_of(base.layers[layer], role, pair["B"], inputs, outputs)
+    for (layer, role), update in parts.items():
+        if update.b is not None and update.b.any():
+            value = _alignment_of(base.layers[layer], role, update.b, inputs, outputs)
             if value is not None:
                 by_role.setdefault(role, []).append(value)
     # Attention's updates tell strangers apart without fail, the others mostly.
@@ -151,7 +178,7 @@ def _heads(sent: Floats, b: Floats, layer: dict[str, Tensor]) -> Iterator[float]
 
 def _alignment(sent: Floats, update: Floats) -> float:
     """The cosine of two second moments without their means: 0 by chance, 1 for the same."""
-    rows = sent[:: max(1, len(sent) // _SEEN)]
+    rows, update = _level(sent[:: max(1, len(sent) // _SEEN)]), _level(update)
     width = rows.shape[1]
     across = rows @ update
     one, other = rows @ rows.T if len(rows) < width else rows.T @ rows, update.T @ update
@@ -162,6 +189,11 @@ def _alignment(sent: Floats, update: Floats) -> float:
         for gram, trace in zip((one, other), traces, strict=True)
     ]
     return shared / max(sizes[0] * sizes[1], 1e-60) ** 0.5 if min(sizes) > 0 else 0.0
+
+
+def _level(values: Floats) -> Floats:
+    """The same up to a factor, of which fourth powers can be taken."""
+    return values / max(float(np.abs(values).max(initial=0)), 1e-30)
 
 
 def _centred(table: Tensor) -> Floats:

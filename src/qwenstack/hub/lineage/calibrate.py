@@ -33,7 +33,9 @@ class Logistic(msgspec.Struct, frozen=True):
     negatives: int
 
     def __call__(self, value: float) -> float:
-        """The probability at `value`."""
+        """The probability at `value`; of what is no number none."""
+        if math.isnan(value):
+            return 0.0
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.slope * (value - self.centre)))))
 
 

@@ -18,7 +18,7 @@ from qwenstack.hub.lineage.alignment import Basis, find_basis, sample_ids
 from qwenstack.hub.lineage.fingerprint import Fingerprint, finite, layer_similarities
 from qwenstack.hub.lineage.model import Model
 from qwenstack.hub.lineage.roles import READERS, WRITERS
-from qwenstack.hub.lineage.tensors import Floats, Stacked, Tensor
+from qwenstack.hub.lineage.tensors import Floats, Stacked, Tensor, UnreadableModel
 from qwenstack.hub.lineage.units import Change, attention_changes, change_of, units
 
 _ROW_FLOATS: Final = 1 << 16  # sampled of one tensor
@@ -36,6 +36,10 @@ ROLES: Final = (*READERS, *WRITERS)
 
 _FFN: Final = ("gate", "up", "down")
 _ATTENTION: Final = frozenset({"q", "k", "v", "o"})
+_SIZE_MIN: Final = 1e-9
+_SIZE_MAX: Final = 1e9
+_SIZED_LAYERS: Final = 4
+_ODD_MAX: Final = 0.1
 _SUSPECT: Final = 0.1  # mean change in place, above which a disguise is looked for
 
 Key = tuple[int, str]
@@ -102,6 +106,27 @@ class Sampled:
                 return None
             self.rows[key] = finite(tensor.take(sample_ids(tensor.shape[0])))
         return self.rows[key]
+
+
+def check_sizes(member: Sampled) -> None:
+    """Raises UnreadableModel where numbers are too large or too small for what is made of them.
+
+    Their fourth powers must be 32-bit floats: no model in use is near, and what overflows or
+    vanishes in a comparison would be called a stranger.
+    """
+    depth, odd, known = member.depth, 0, 0
+    places = np.unique(np.linspace(0, max(depth - 1, 0), min(depth, _SIZED_LAYERS)).astype(int))
+    samples = [member.table(0), *(member.take(at, role) for at in places for role in ROLES)]
+    for sample in samples:
+        if sample is not None and sample.any():
+            size = float(np.sqrt(np.mean(np.square(sample, dtype=np.float64))))
+            known += 1
+            odd += not _SIZE_MIN < size < _SIZE_MAX
+    if odd > known * _ODD_MAX:
+        raise UnreadableModel(
+            f"{odd} of {known} matrices of {member.model.name} have numbers too large or too small "
+            "to compare"
+        )
 
 
 def _sample(tensor: Tensor) -> Floats:

@@ -53,6 +53,7 @@ _SCALE: Final = 127.0
 MISSING: Final = -128
 _CHUNK_FLOATS: Final = 1 << 18
 _HIDDEN_MAX: Final = 1 << 16
+_NUMBER_MAX: Final = 1e12
 
 Codes = npt.NDArray[np.int8]
 
@@ -244,10 +245,12 @@ def _writer_gram(tensor: Tensor, probes: Floats) -> Floats:
 
 
 def finite(values: Floats) -> Floats:
-    """NaN and infinity, which some file will hold, count as nothing."""
-    if np.isfinite(values.sum()):
+    """NaN, infinity and numbers whose products would be, which some file will hold, count as
+    nothing.
+    """
+    if np.vdot(values, values) < _NUMBER_MAX**2:
         return values
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.where(np.abs(values) <= _NUMBER_MAX, values, np.float32(0))
 
 
 def correlations(one: Codes, other: Codes) -> npt.NDArray[np.float64]:

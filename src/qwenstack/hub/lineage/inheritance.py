@@ -165,6 +165,8 @@ def _share(steps: Iterator[tuple[float, float, float]]) -> tuple[float, float] |
     if not len(found):
         return None
     weights = 1.0 / found[:, 2]
+    if not weights.sum() > 0:
+        return None
     error = float(weights.sum()) ** -0.5
     return _weighted_median(found[:, 0] / found[:, 1], weights), error
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from qwenstack.hub.lineage.compare import Comparison, Sampled
+from qwenstack.hub.lineage.compare import Comparison, Sampled, check_sizes
 from qwenstack.hub.lineage.fingerprint import (
     Fingerprint,
     fingerprint,
@@ -49,6 +49,7 @@ class Library:
         self._open = open_model
         self._prints: dict[str, Fingerprint] = dict(prints or {})
         self._sampled: OrderedDict[str, Sampled] = OrderedDict()
+        self._sized: set[str] = set()
 
     def print_of(self, name: str) -> Fingerprint | None:
         """A candidate's fingerprint, None where it has none (an adapter, a damaged file)."""
@@ -76,6 +77,20 @@ class Library:
         self._sampled[name] = found
         if len(self._sampled) > _OPEN_MAX:
             self._sampled.popitem(last=False)
+        return found
+
+    def comparable(self, name: str) -> Sampled | None:
+        """A candidate, open, whose numbers are fit to be compared."""
+        found = self.sampled(name)
+        if found is None or name in self._sized:
+            return found
+        try:
+            check_sizes(found)
+        except (UnreadableModel, OSError) as error:
+            self.unreadable[name] = str(error)
+            self._sampled.pop(name, None)
+            return None
+        self._sized.add(name)
         return found
 
     def nearest(self, print_: Fingerprint, *, without: str, count: int) -> list[tuple[str, float]]:

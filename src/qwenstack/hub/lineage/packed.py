@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from qwenstack.hub.lineage.tensors import Floats, Indices, Stored, Tensor, UnreadableModel
 
@@ -23,6 +24,10 @@ _BLOCKS: Final = (128, 64, 32)  # of FP8 scales
 _CODE_BITS: Final = (2, 4, 8)
 _STATE: Final = "weight.quant_state.bitsandbytes__"
 _STATE_BYTES_MAX: Final = 1 << 16
+_SCALED_MIN: Final = 16  # weights with one scale, in the finest 8-bit format
+
+Words = npt.NDArray[np.uint32]
+Codes = npt.NDArray[np.int16]
 
 
 class _BlockState(msgspec.Struct):
@@ -52,9 +57,18 @@ class Packed:
         try:
             if self.storage in ("FP8", "INT8"):
                 return self._scaled(rows) / np.float32(127 if self.storage == "INT8" else 1)
-            return _UNPACK[self.storage.partition("-")[0]](self.parts, self.shape)[rows]
+            return self._whole()[rows]
         except (ValueError, IndexError, ZeroDivisionError, msgspec.DecodeError) as error:
             raise UnreadableModel(f"the packed parts of {self.name} do not fit") from error
+
+    def _whole(self) -> Floats:
+        """All of it, unpacked. The one unpacked last is kept: it is read some rows at a time."""
+        kept = _LAST.get("kept")
+        if kept is None or kept[0] is not self:
+            _LAST.clear()
+            kept = self, _UNPACK[self.storage.partition("-")[0]](self.parts, self.shape)
+            _LAST["kept"] = kept
+        return kept[1]
 
     def _scaled(self, rows: Indices) -> Floats:
         values = self.parts["weight"].take(rows)
@@ -68,6 +82,9 @@ class Packed:
         wide = _block(self.shape[1], grid.shape[1])
         columns = np.repeat(grid[rows // tall], wide, axis=1)[:, : self.shape[1]]
         return np.asarray(values * columns, np.float32)
+
+
+_LAST: Final[dict[str, tuple[Packed, Floats]]] = {}
 
 
 def _block(extent: int, count: int) -> int:
@@ -102,8 +119,15 @@ def _packed_words(name: str, by_name: dict[str, Stored]) -> _Joined:
         return None
     parts = {key: by_name[f"{stem}.{key}"] for key in ("qweight", "scales", "qzeros")}
     names = {f"{stem}.{key}" for key in ("qweight", "scales", "qzeros", "g_idx")}
-    outputs = parts["scales"].shape[1]
+    groups, outputs = parts["scales"].shape
     words = parts["qweight"].shape[0]
+    # What is read whole beside the words is no more than they are.
+    if (
+        groups > 32 * words
+        or parts["qzeros"].shape[0] != groups
+        or _count(parts["qzeros"]) > _count(parts["scales"])
+    ):
+        raise UnreadableModel(f"the scales of {stem} do not fit its weights")
     if parts["qweight"].shape[1] == outputs:
         bits = 4
         if f"{stem}.g_idx" in by_name:
@@ -125,10 +149,12 @@ def _compressed(stem: str, by_name: dict[str, Stored]) -> _Joined:
     }
     rows, words = parts["packed"].shape
     columns = words * 8
-    if "shape" in parts:
+    if "shape" in parts and _count(parts["shape"]) == 2:
         said = parts["shape"].rows(0, parts["shape"].shape[0]).ravel()
         columns = int(said[-1]) if len(said) == 2 and 0 < said[-1] <= words * 16 else columns
     bits = _bits(stem, words, columns)
+    if any(_count(parts[key]) > rows * columns for key in ("scales", "zeros") if key in parts):
+        raise UnreadableModel(f"the scales of {stem} do not fit its weights")
     names = {f"{stem}.weight_{name}" for name in (*keys.values(), "g_idx")}
     return _packed(stem, f"CT-INT{bits}", (rows, columns), parts), names
 
@@ -155,8 +181,10 @@ def _blocks(name: str, by_name: dict[str, Stored]) -> _Joined:
 
 
 def _state(parts: dict[str, Stored]) -> _BlockState:
+    if _count(parts["state"]) > _STATE_BYTES_MAX:
+        raise UnreadableModel(f"{parts['state'].name} has {_count(parts['state'])} numbers")
     try:
-        document = parts["state"].raw().tobytes()[:_STATE_BYTES_MAX]
+        document = parts["state"].raw().tobytes()
         state = msgspec.json.decode(document, type=_BlockState)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnreadableModel(f"{parts['state'].name} is not valid: {error}") from error
@@ -176,6 +204,9 @@ def _scaled(name: str, by_name: dict[str, Stored]) -> _Joined:
             # bitsandbytes keeps the greatest of a row, which stands for the code 127.
             kind = "INT8" if suffix == "SCB" else "FP8"
             parts = {"weight": weight, "scale": scale}
+            # The scales are read for every few rows.
+            if _count(scale) > max(weight.shape[0], _count(weight) // _SCALED_MIN):
+                raise UnreadableModel(f"{scale.name} has as many scales as there are weights")
             return _packed(stem, kind, weight.shape, parts), {name, scale.name}
     return None
 
@@ -186,17 +217,23 @@ def _packed(stem: str, kind: str, shape: tuple[int, int], parts: dict[str, Store
     return Packed(f"{stem}.weight", kind, shape, parts)
 
 
-def _words(tensor: Stored) -> Indices:
+def _count(tensor: Stored) -> int:
+    return tensor.shape[0] * tensor.shape[1]
+
+
+def _words(tensor: Stored) -> Words:
     """32-bit words as they are stored."""
     if tensor.storage not in ("I32", "U32"):
         raise UnreadableModel(f"{tensor.name} is {tensor.storage}, not packed 32-bit words")
-    words = tensor.raw().view(np.uint32).reshape(tensor.shape)
-    return words.astype(np.int64)
+    return tensor.raw().view(np.uint32).reshape(tensor.shape)
 
 
-def _codes(words: Indices, bits: int = 4) -> Indices:
+def _codes(words: Words, bits: int = 4) -> Codes:
     """The codes of each word, lowest first, along a new last axis."""
-    return (words[..., None] >> (bits * np.arange(32 // bits))) & ((1 << bits) - 1)
+    codes = np.empty((*words.shape, 32 // bits), np.int16)
+    for place in range(32 // bits):
+        codes[..., place] = (words >> np.uint32(bits * place)) & np.uint32((1 << bits) - 1)
+    return codes
 
 
 def _unpack_gptq(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
@@ -241,14 +278,20 @@ def _unpack_compressed(parts: dict[str, Stored], shape: tuple[int, int]) -> Floa
 def _unpack_blocks(parts: dict[str, Stored], shape: tuple[int, int]) -> Floats:
     state = _state(parts)
     count = shape[0] * shape[1]
+    each, scaled = min(state.blocksize, count), _count(parts["absmax"])
+    if -(-count // each) != scaled or _count(parts["codes"]) > count:
+        raise UnreadableModel(f"{parts['state'].name} says blocks that its scales do not fit")
     raw = parts["codes"].raw()
     codes = np.stack([raw >> 4, raw & 15], axis=-1).ravel()[:count]
     table, scales = _flat(parts["quant_map"]), _flat(parts["absmax"])
     if "nested_absmax" in parts:
-        outer = _flat(parts["nested_absmax"]).repeat(state.nested_blocksize)[: len(scales)]
+        nested = min(state.nested_blocksize, scaled)
+        if -(-scaled // nested) != _count(parts["nested_absmax"]):
+            raise UnreadableModel(f"{parts['state'].name} says blocks that do not fit")
+        outer = _flat(parts["nested_absmax"]).repeat(nested)[: len(scales)]
         inner = _flat(parts["nested_quant_map"])[parts["absmax"].raw()]
         scales = inner * outer + np.float32(state.nested_offset)
-    values = table[codes] * scales.repeat(state.blocksize)[:count]
+    values = table[codes] * scales.repeat(each)[:count]
     return np.asarray(values.reshape(shape), np.float32)
 
 

@@ -21,7 +21,7 @@ READERS: Final = ("q", "k", "v", "gate", "up")
 WRITERS: Final = ("o", "down")
 _LAYERS_MAX: Final = 1024
 
-_LAYER: Final = re.compile(r"(?:^|\.)(?:layers|layer|h|blk|blocks|block)\.(\d+)\.(.+)$")
+_LAYER: Final = re.compile(r"(?:^|\.)(?:layers|layer|h|blk|blocks|block)\.(\d{1,5})\.(.+)$")
 _SUFFIXES: Final = [
     (re.compile(pattern), role)
     for pattern, role in [
@@ -47,7 +47,7 @@ _TOP: Final = [
     (re.compile(r"(lm_head|output|embed_out|unembed)$"), "head"),
     (re.compile(r"(^|\.)(norm|output_norm|final_layernorm|ln_f|final_norm)$"), "norm"),
 ]
-_EXPERT: Final = re.compile(r"experts\.(\d+)\.|\[(\d+)\]$")
+_EXPERT: Final = re.compile(r"experts\.(\d{1,5})\.|\[(\d{1,5})\]$")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ import numpy as np
 
 from qwenstack.hub.lineage import adapters, calibrate
 from qwenstack.hub.lineage.arborescence import depth_of, is_below, root_of
-from qwenstack.hub.lineage.compare import Comparison, LayerPair, Sampled, layers_in_place
+from qwenstack.hub.lineage.compare import (
+    Comparison,
+    LayerPair,
+    Sampled,
+    check_sizes,
+    layers_in_place,
+)
 from qwenstack.hub.lineage.family import Family
 from qwenstack.hub.lineage.fingerprint import fingerprint
 from qwenstack.hub.lineage.inheritance import descends, remapped
@@ -79,6 +85,8 @@ def trace(model: Model, library: Library) -> Answer:
         return _adapter(model, library) if model.adapter is not None else _trace(model, library)
     except UnreadableModel as error:  # also of a part that only the comparison reads
         return insufficient(str(error))
+    except np.linalg.LinAlgError as error:
+        return insufficient(f"its numbers cannot be computed with: {error}")
 
 
 def _trace(model: Model, library: Library) -> Answer:
@@ -88,6 +96,7 @@ def _trace(model: Model, library: Library) -> Answer:
     table = subject.table(0)
     if table is None or not float((table - table.mean(axis=0)).any()):
         return insufficient("its token embeddings are all alike: there is nothing to tell by")
+    check_sizes(subject)
     near = library.nearest(subject.print, without=model.name, count=_SCREENED)
     near = [(name, value) for name, value in near if value > -1]
     if not near:
@@ -181,7 +190,9 @@ def _adapter(model: Model, library: Library) -> Answer:
 
 def _first_of(close: list[adapters.Fit], library: Library) -> adapters.Fit:
     """Of candidates that fit nearly alike the one that most others come from, else the best."""
-    found = [(fit, sampled) for fit in close[:_CLOSE_MAX] if (sampled := library.sampled(fit.name))]
+    found = [
+        (fit, sampled) for fit in close[:_CLOSE_MAX] if (sampled := library.comparable(fit.name))
+    ]
     if len(found) < 2:
         return close[0]
     family = Family([sampled for _, sampled in found], library.compared, library.told)
@@ -209,7 +220,7 @@ def _members(
     for name, value in near:
         if value < AFFINITY_MIN:
             tried += 1
-        sampled = library.sampled(name) if tried <= _IN_PLACE_TRIED else None
+        sampled = library.comparable(name) if tried <= _IN_PLACE_TRIED else None
         if sampled is not None and (value >= AFFINITY_MIN or layers_in_place(subject, sampled)):
             found.append((sampled, value))
     everyone = [subject, *[sampled for sampled, _ in found]]

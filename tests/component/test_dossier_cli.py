@@ -13,6 +13,10 @@ from huggingface_hub import HfApi
 from safetensors.numpy import save
 
 from qwenstack.cli.main import qwenstack
+from qwenstack.hub.registry.repos import find_repo
+from qwenstack.hub.registry.revisions import find_commit
+from qwenstack.hub.summaries import Lineage, note_lineage
+from qwenstack.storage.database import open_database
 from tests.hub import running_hub
 
 LICENCE = "Permission is granted to read this.\n"
@@ -242,8 +246,25 @@ def test_the_weights_are_heard_beside_the_card(tmp_path: Path) -> None:
     assert said["weights.lineage.agrees-with-card"] is False
 
 
-def test_verify_hashes_the_weights_of_the_hub_again(home: Path, tmp_path: Path) -> None:
+def test_verify_hashes_the_weights_of_the_hub_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder that is called as the repo is neither read nor held against it.
+    (tmp_path / "acme/tuned").mkdir(parents=True)
+    (tmp_path / "acme/tuned/other.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "tuned.dossier"
+    # What the lineage index found of another release is none of this one's.
+    engine = open_database(f"sqlite:///{home / 'hub' / 'hub.db'}")
+    with engine.begin() as connection:
+        repo = find_repo(connection, "model", "acme/tuned")
+        assert repo is not None
+        first = find_commit(connection, repo.id, "main").parents[0]
+        note_lineage(connection, repo.id, Lineage("acme/base", "fine-tune", 0.9, "derived"))
+    engine.dispose()
+    for revision, found in (("main", True), (first, False)):
+        told = run("acme/tuned", "--hub", "--revision", revision, "--home", str(home), "--json")
+        assert ("acme/base" in told.stdout) is found
     assert run("acme/tuned", "--hub", "--home", str(home), "--out", str(out)).exit_code == 0
     verify = ("verify", str(out), "--json", "--home", str(home))
     held = json.loads(run(*verify).stdout)

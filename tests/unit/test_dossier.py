@@ -16,17 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spdx_python_model import v3_0_1 as spdx
 
+from qwenstack.catalog.which import which
 from qwenstack.core.evidence import Evidence, Value, matches
 from qwenstack.dossier.changes import compare
 from qwenstack.dossier.compose import compose
 from qwenstack.dossier.document import Document
 from qwenstack.dossier.frameworks import NAMES, load_framework
+from qwenstack.dossier.gather.identity import by_files
 from qwenstack.dossier.render.cyclonedx import cyclonedx
 from qwenstack.dossier.render.html import html
 from qwenstack.dossier.render.markdown import markdown
 from qwenstack.dossier.render.pdf import pdf
 from qwenstack.dossier.render.spdx import spdx_json
 from qwenstack.dossier.seal import document_json, load_key, problems, public_text, sign
+from qwenstack.hub.registry.manifests import Entry
 
 
 def said(claim: str, value: Value, **fields: object) -> Evidence:
@@ -360,6 +363,24 @@ def test_one_sign_off_hides_no_other() -> None:
     assert sorted(cells) == ["approved by A", "rejected by B"]
     (result,) = document.section("benchmarks").rows
     assert set(result.cells[1].split("; ")) == {"0.75", "0.25"} and len(result.evidence) == 2
+
+
+def test_a_release_is_what_its_files_say_and_no_name_of_a_file_stops_that() -> None:
+    name, weights = "acme/helper", b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    contents = {
+        "README.md": b"---\nlicense: apache-2.0\nbase_model: Qwen/Qwen3-8B\n---\n",
+        "license.safetensors": len(weights).to_bytes(8, "little") + weights + b"!",
+        "model.gguf": b"GGUF" + b"\xff" * 40,
+    }
+    files = tuple(
+        Entry(path, len(data), hashlib.sha256(data).hexdigest(), "", False, "")
+        for path, data in contents.items()
+    )
+    named = which(name)
+    found = by_files(name, named, files, lambda entry: io.BytesIO(contents[entry.path]))
+    assert (named.base, found.base) == ("unknown", "Qwen/Qwen3-8B")
+    assert (found.release, found.publisher, found.layer) == (None, "acme", "community")
+    assert by_files(name, named, files[1:], lambda entry: io.BytesIO(contents[entry.path])) == named
 
 
 def test_a_file_beside_the_signed_ones_is_found(tmp_path: Path) -> None:

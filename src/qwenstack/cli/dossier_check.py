@@ -89,14 +89,15 @@ def _weights(document: Document, weights: Path | None, home: Path | None) -> str
     recorded = recorded_files(document)
     if not recorded:
         return "not checked: the dossier rests on no files"
-    path = weights or Path(document.reference)
+    path, revision = weights or Path(document.reference), recorded_commit(document)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("hashing the weights", total=None)
 
         def hashed(done: int) -> None:
             bar.advance(task, done)
 
-        if path.exists():
+        # A folder of a repo's name is not what was read of the repo.
+        if weights is not None or (revision is None and path.exists()):
             root = path if path.is_dir() else path.parent
             names = names_below(root) if path.is_dir() else iter((path.name,))
             bar.update(task, total=_size(root, recorded))
@@ -104,11 +105,12 @@ def _weights(document: Document, weights: Path | None, home: Path | None) -> str
                 recorded, names, lambda name: (root / name).open("rb"), hashed=hashed
             )
         else:
-            revision = recorded_commit(document)
             if revision is None:
                 return f"not checked: nothing lies at {path} (--weights says where they are)"
             try:
-                with files_of(document.reference, "model", revision, None, home) as there:
+                with files_of(
+                    document.reference, "model", revision, None, home, in_hub=True
+                ) as there:
                     entries = {entry.path: entry for entry in there.files}
                     bar.update(task, total=sum(entry.size for entry in there.files))
                     different = first_difference(

@@ -107,7 +107,7 @@ def write(
     answer = which(reference)
     of_files: list[Evidence] = []
     if in_hub or Path(reference).exists():
-        answer, of_files = _from_files(answer, revision, model_key, home)
+        answer, of_files = _from_files(answer, revision, model_key, home, in_hub=in_hub)
     evidence = [*from_answer(answer, load()), *of_files]
     if against is not None:
         evidence += _from_weights(reference, against, evidence)
@@ -167,8 +167,9 @@ def _from_index(reference: str, evidence: list[Evidence], home: Path | None) -> 
     from qwenstack.cli.lineage_hub import lineage_index
     from qwenstack.dossier.gather.lineage import from_lineage
 
+    digests = (each.value for each in evidence if each.claim == "weights.release-digest")
     with lineage_index(home, None, None) as index:
-        answer = index.noted(reference)
+        answer = index.noted(reference, str(next(digests, "")))
     if answer is None:
         return []
     declared = _declared(evidence)
@@ -211,7 +212,7 @@ def _gather(
 
 
 def _from_files(
-    answer: Answer, revision: str, model_key: Path | None, home: Path | None
+    answer: Answer, revision: str, model_key: Path | None, home: Path | None, *, in_hub: bool
 ) -> tuple[Answer, list[Evidence]]:
     """What the files say; and the answer, with what they add where the name said too little."""
     from qwenstack.cli.hub_files import files_of
@@ -220,7 +221,7 @@ def _from_files(
 
     reference = answer.reference
     with (
-        files_of(reference, "model", revision, None, home) as found,
+        files_of(reference, "model", revision, None, home, in_hub=in_hub) as found,
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
         unhashed = sum(entry.size for entry in found.files if not entry.sha256)

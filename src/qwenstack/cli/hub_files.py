@@ -68,11 +68,17 @@ def release_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def files_of(
-    reference: str, kind: Kind, revision: str, database: str | None, home: Path | None
+    reference: str,
+    kind: Kind,
+    revision: str,
+    database: str | None,
+    home: Path | None,
+    *,
+    in_hub: bool = False,
 ) -> Iterator[ReleaseFiles]:
-    """What REFERENCE means: a file or folder that is there, else a repo."""
+    """What REFERENCE means: a file or folder that is there, else a repo; `in_hub`, a repo alone."""
     path = Path(reference)
-    if path.exists():
+    if not in_hub and path.exists():
         yield of_path(path)
         return
     folder = hub_folder(home)

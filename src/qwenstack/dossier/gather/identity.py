@@ -79,6 +79,8 @@ def _by_folder(files: Manifest, open_file: OpenFile) -> Answer | None:
 
 
 def _is_text(path: str) -> bool:
+    if path.lower().endswith(_WEIGHTS):
+        return False
     return path.endswith((".json", ".md", ".txt")) or path.upper().startswith(("LICEN", "NOTICE"))
 
 

@@ -23,7 +23,13 @@ from qwenstack.hub.lineage.codes import CodeMatrix
 from qwenstack.hub.lineage.fingerprint import VERSION, Fingerprint, fingerprint
 from qwenstack.hub.lineage.library import Library
 from qwenstack.hub.lineage.model import Model
-from qwenstack.hub.lineage.releases import OpenFile, Release, main_releases, opener
+from qwenstack.hub.lineage.releases import (
+    OpenFile,
+    Release,
+    main_releases,
+    newest_manifest,
+    opener,
+)
 from qwenstack.hub.lineage.tensors import UnreadableModel
 from qwenstack.hub.lineage.trace import AFFINITY_MIN, Answer, trace
 from qwenstack.hub.registry.manifests import read_manifest
@@ -173,12 +179,14 @@ class HubIndex:
         dates = {release.name: release.created_us for release in releases}
         return trace(model, Library(list(named), open_model, named, dates))
 
-    def noted(self, name: str) -> Answer | None:
-        """What `update` found of a release; None where it is not traced. No layers are kept."""
+    def noted(self, name: str, manifest: str) -> Answer | None:
+        """What `update` found of a release, by its repo's name and its digest; None where it was
+        not traced, or another one was. No layers are kept.
+        """
         with self._database.connect() as connection:
             releases = main_releases(connection)
         for release in releases:
-            if release.name.lower() != name.lower():
+            if release.name.lower() != name.lower() or release.manifest != manifest:
                 continue
             said = noted_lineage(release.summary)
             if said is not None:
@@ -218,4 +226,6 @@ class HubIndex:
     def _note(self, release: Release, answer: Answer) -> None:
         said = Lineage(answer.parent, answer.relation, answer.confidence, answer.verdict)
         with self._database.begin() as connection:
-            note_lineage(connection, release.repo_id, said)
+            # Nobody pushes meanwhile; and what was pushed since is another release.
+            if newest_manifest(connection, release.repo_id) == release.manifest:
+                note_lineage(connection, release.repo_id, said)

@@ -49,6 +49,15 @@ def main_releases(connection: Connection) -> list[Release]:
     return [Release(*row) for row in connection.execute(query)]
 
 
+def newest_manifest(connection: Connection, repo_id: str) -> str | None:
+    """The digest of a repo's newest release, which stays so until the transaction ends."""
+    ref = refs.c.repo_id == repo_id, refs.c.name == HEADS + MAIN
+    oid = connection.scalar(select(refs.c.commit_oid).where(*ref).with_for_update())
+    commit = commits.c.repo_id == repo_id, commits.c.oid == oid
+    digest: str | None = connection.scalar(select(commits.c.manifest).where(*commit))
+    return digest
+
+
 def open_release(name: str, files: Manifest, open_file: OpenFile) -> Model:
     """The model that a release's files hold; raises UnreadableModel where they hold none."""
     weights = [entry for entry in files if entry.path.endswith(_WEIGHTS)]

@@ -110,9 +110,9 @@ class ServerCalls:
                 await connection.head()
             except ConnectionLost as error:
                 self.finish(exchange)
-                # The server may close a pooled connection at the moment it is taken for reuse, which
-                # shows at once. One more attempt tells that apart from a server that is gone. What
-                # it died of after a while must not go to its successor, too.
+                # The server may close a pooled connection just as it is taken for reuse: that shows
+                # at once, and one more attempt tells it apart from a server that is gone. What the
+                # server died of after a while must not go to its successor, too.
                 late = asyncio.get_running_loop().time() - exchange.started > _STALE_S
                 if error.answered or late or not connection.reused:
                     raise EngineUnavailable(f"{self._server.name} closed the connection") from error

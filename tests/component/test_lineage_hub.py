@@ -147,7 +147,7 @@ def test_a_damaged_file_is_told_in_a_line(home: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("qwenstack: bad.gguf claims")
+    assert done.stderr.startswith("qwenstack: bad.gguf: the file is damaged")
     assert "Traceback" not in done.stderr
 
 

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from qwenstack.hub.lineage.arborescence import parents_of
 from qwenstack.hub.lineage.bytes_at import MappedFile
-from qwenstack.hub.lineage.gguf_file import read_gguf
 from qwenstack.hub.lineage.model import Model, open_path
 from qwenstack.hub.lineage.rounding import rounded
-from qwenstack.hub.lineage.safetensors_file import read_safetensors
 from qwenstack.hub.lineage.tensors import UnreadableModel, decode
+from qwenstack.hub.lineage.weight_files import read_gguf, read_safetensors
 from tests import lineage_models as models
 
 
@@ -29,11 +28,11 @@ def safetensors(path: Path, header: object, data: bytes = b"", size: int | None 
 
 
 HOSTILE = {
-    "cut in the length": (b"\x01\x02", "no safetensors file"),
+    "cut in the length": (b"\x01\x02", "cut short"),
     "a header of 2^63 bytes": ((1 << 63).to_bytes(8, "little") + b"{}", "header claims"),
-    "a header that is no JSON": ((4).to_bytes(8, "little") + b"{{{{", "not valid"),
+    "a header that is no JSON": ((4).to_bytes(8, "little") + b"{{{{", "header is damaged"),
     "a header nested too deep": (
-        (20_000).to_bytes(8, "little") + b"[" * 20_000, "not valid",
+        (20_000).to_bytes(8, "little") + b"[" * 20_000, "header begins with",
     ),
 }  # fmt: skip
 
@@ -279,6 +278,32 @@ def test_four_bit_blocks_are_their_table_times_their_scale(nested: bool, tmp_pat
     assert (up.shape, up.storage) == (shape, "NF4")
     want = (table[codes] * scales.repeat(block)).reshape(shape)
     assert np.allclose(up.rows(0, 32), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"blocksize": 1 << 60}, {"blocksize": 1}, {"shape": [1, 1]}])
+def test_blocks_that_would_fill_the_memory_are_refused(
+    wrong: dict[str, object], tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    stem = "model.layers.0.mlp.up_proj.weight"
+    state = {"shape": [32, 48], "blocksize": 64} | wrong
+    tensors: dict[str, npt.NDArray[np.generic]] = {
+        stem: np.zeros((768, 1), np.uint8),
+        f"{stem}.quant_map": np.zeros(16, np.float32),
+        f"{stem}.absmax": np.zeros(24, np.float32),
+        f"{stem}.quant_state.bitsandbytes__nf4": np.frombuffer(json.dumps(state).encode(), "u1"),
+    }
+    save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(UnreadableModel):
+        open_path(tmp_path / "m.safetensors").tensors[0].rows(0, 1)
+
+
+def test_a_tensor_of_endless_experts_is_one_matrix(tmp_path: Path) -> None:
+    entry = {"dtype": "I8", "shape": [100_000, 2, 1], "data_offsets": [0, 200_000]}
+    path = safetensors(tmp_path / "m.safetensors", {"w": entry}, bytes(200_000))
+    (tensor,) = read_safetensors(MappedFile(path), path.name)
+    assert tensor.shape == (200_000, 1)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

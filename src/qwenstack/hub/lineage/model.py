@@ -10,11 +10,10 @@ from typing import Final
 import msgspec
 
 from qwenstack.hub.lineage.bytes_at import ByteSource, MappedFile
-from qwenstack.hub.lineage.gguf_file import read_gguf
 from qwenstack.hub.lineage.packed import join_packed
 from qwenstack.hub.lineage.roles import Roles, assign_roles
-from qwenstack.hub.lineage.safetensors_file import read_safetensors
 from qwenstack.hub.lineage.tensors import FULL_PRECISION, Stored, Tensor, UnreadableModel
+from qwenstack.hub.lineage.weight_files import read_gguf, read_safetensors
 
 _FILES_MAX: Final = 10_000
 _CONFIG_BYTES_MAX: Final = 1 << 20

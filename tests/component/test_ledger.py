@@ -9,23 +9,26 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Engine, delete, event, func, select
 
+from qwenstack.core.instants import now_us
 from qwenstack.core.money import Money
 from qwenstack.core.tokens import TokenUsage
 from qwenstack.storage import tables
 from qwenstack.storage.database import open_database
 from qwenstack.studio.accounts import create_workspace, put_plan, top_up
 from qwenstack.studio.charge import Charge, PriceLine
+from qwenstack.studio.ledger import recovery
 from qwenstack.studio.ledger.entries import workspace_account
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
-from qwenstack.studio.ledger.writes import Reverse, Run, Settle, charge_of, write_all
+from qwenstack.studio.ledger.writes import Checkpoint, Reverse, Run, Settle, charge_of, write_all
 from qwenstack.studio.tenancy import Plan, Workspace
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
@@ -160,6 +163,23 @@ async def test_a_write_that_is_refused_costs_no_other_a_transaction_of_its_own(
         await bad
     assert len(commits) <= 3
     await asyncio.to_thread(journal.close)
+
+
+def test_a_machine_whose_clock_is_ahead_takes_no_living_worker_for_dead(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(postgres_url)
+    bill = msgspec.json.encode(Settle(charge=a_charge(a_workspace(database), "req_1", 1)))
+    with database.begin() as connection:
+        recovery.heartbeat(connection, "wrk_1")
+        write_all(connection, [Checkpoint("wrk_1", (("req_1", bill),))])
+    ahead_us = now_us() + 3_600_000_000
+    monkeypatch.setattr(recovery, "now_us", lambda: ahead_us)
+    with database.begin() as connection:
+        assert recovery.recover(connection, alone=False) == 0
+        connection.execute(delete(tables.workers))
+        assert recovery.recover(connection, alone=False) == 1
+    database.dispose()
 
 
 async def test_many_settlements_share_transactions_and_all_arrive(database: Engine) -> None:

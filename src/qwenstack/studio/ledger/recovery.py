@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from qwenstack.core.instants import now_us
 from qwenstack.storage import tables
@@ -18,7 +18,17 @@ HEARTBEAT_S = 3.0
 
 def heartbeat(connection: Connection, worker_id: str) -> None:
     """Say that this worker lives."""
-    replace_in(connection, tables.workers, [{"id": worker_id, "heartbeat_us": now_us()}])
+    replace_in(
+        connection, tables.workers, [{"id": worker_id, "heartbeat_us": _clock_us(connection)}]
+    )
+
+
+def _clock_us(connection: Connection) -> int:
+    """The one clock of all workers: between those of several machines may lie more than a lease."""
+    if connection.dialect.name != "postgresql":
+        return now_us()
+    seconds = connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one()
+    return int(seconds * 1_000_000)
 
 
 def recover(connection: Connection, *, alone: bool) -> int:
@@ -27,7 +37,8 @@ def recover(connection: Connection, *, alone: bool) -> int:
     `alone` says that the caller is the only process on this database: then every worker that left
     something behind is dead, without waiting for its lease to end.
     """
-    dead_before_us = now_us() if alone else now_us() - LEASE_S * 1_000_000
+    now = _clock_us(connection)
+    dead_before_us = now if alone else now - LEASE_S * 1_000_000
     workers = tables.workers
     living = list(
         connection.scalars(select(workers.c.id).where(workers.c.heartbeat_us >= dead_before_us))

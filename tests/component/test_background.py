@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.storage.database import open_database
-from qwenstack.studio import accounts, background
+from qwenstack.studio import accounts, background, tenants
 from qwenstack.studio.background import Background
 from qwenstack.studio.ledger.funds import MemoryFunds
 from qwenstack.studio.ledger.journal import Journal
@@ -31,6 +31,7 @@ BROKEN: tuple[Exception, ...] = (
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PAUSE_S", 0.0)
+    monkeypatch.setattr(tenants, "POLL_S", 0.01)
 
 
 async def until(question: Callable[[], bool]) -> None:
@@ -80,7 +81,7 @@ async def test_a_revoked_key_ends_though_the_ledger_was_away_when_money_came(
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     journal = Journal(database)
     funds = RefusedOnce(journal)
-    tenants = Tenants(database, journal, funds)
+    followed = Tenants(database, journal, funds)
     with database.begin() as connection:
         accounts.put_plan(connection, actor="test", plan=Plan(id="default"))
         workspace = accounts.create_workspace(connection, actor="test", name="acme")
@@ -88,7 +89,7 @@ async def test_a_revoked_key_ends_though_the_ledger_was_away_when_money_came(
             connection, actor="test", workspace_id=workspace.id, name="k"
         )
     funds.refused = True
-    await tenants.start()
+    await followed.start()
     try:
         funds.refused = False
         with database.begin() as connection:
@@ -101,15 +102,15 @@ async def test_a_revoked_key_ends_though_the_ledger_was_away_when_money_came(
                 expires_us=now_us() + 10**9,
             )
         await until(lambda: funds.refused)
-        tenants.caller(drawn.secret, "inference", now_us())
+        followed.caller(drawn.secret, "inference", now_us())
         with database.begin() as connection:
             accounts.revoke_key(connection, actor="test", key_id=key.id)
         with pytest.raises(Refusal):
             async with asyncio.timeout(10):
                 while True:
-                    tenants.caller(drawn.secret, "inference", now_us())
+                    followed.caller(drawn.secret, "inference", now_us())
                     await asyncio.sleep(0.01)
     finally:
-        await tenants.stop()
+        await followed.stop()
         await asyncio.to_thread(journal.close)
         database.dispose()

@@ -360,7 +360,7 @@ class Journal:
                 msgspec.json.encode(pending.write.charge).decode(),
                 exc_info=error,
             )
-            if pending.durable and self._spool is not None:
+            if pending.segment is not None and self._spool is not None:
                 self._put_aside(self._spool, pending.write)
         self._drop(1)
 
@@ -374,7 +374,7 @@ class Journal:
             pending.loop.call_soon_threadsafe(refuse)
 
     def _put_aside(self, spool: Spool, bill: Settle) -> None:
-        """Keep a bill that was acknowledged."""
+        """Keep a bill that was acknowledged, or may be at this moment."""
         try:
             put_aside(spool.folder, [bill])
         except OSError as error:

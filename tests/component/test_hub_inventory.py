@@ -75,6 +75,16 @@ def test_the_headers_of_all_shards_come_at_once(alice: HfApi, bob: HfApi) -> Non
         bob.get_sharded_safetensors_metadata("acme/model", filename="other.index.json")
     with pytest.raises(HfHubHTTPError, match="is no shard index"):
         bob.get_sharded_safetensors_metadata("acme/model", filename="README.md")
+    for name, words in (("README.md", "headers have more than"), ("empty.txt", "truncated")):
+        odd = json.dumps({"weight_map": {"w": name}}).encode()
+        files = {"odd.index.json": odd, "empty.txt": b"\1" + b"\0" * 7}
+        alice.create_commit(
+            "acme/model",
+            [CommitOperationAdd(path, data) for path, data in files.items()],
+            commit_message="odd",
+        )
+        with pytest.raises(HfHubHTTPError, match=words):
+            bob.get_sharded_safetensors_metadata("acme/model", filename="odd.index.json")
     with pytest.raises(RepositoryNotFoundError):
         bob.get_sharded_safetensors_metadata("acme/hidden")
     with pytest.raises(GatedRepoError):

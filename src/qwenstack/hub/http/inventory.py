@@ -12,7 +12,8 @@ from qwenstack.hub.accounts.directory import find_account
 from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.accounts.rights import may
 from qwenstack.hub.errors import BadRequest, EntryNotFound, Forbidden, TooLarge, Unauthorized
-from qwenstack.hub.formats.safetensors import SafetensorsError, read_header, read_index
+from qwenstack.hub.formats.reading import read_up_to
+from qwenstack.hub.formats.safetensors import SafetensorsError, read_index
 from qwenstack.hub.http.access import MODEL_FILES, identify, open_repo
 from qwenstack.hub.http.bodies import json_response
 from qwenstack.hub.http.instants import wire_instant
@@ -31,6 +32,7 @@ _PAGE_MAX = 1000
 _REPOS_READ_MAX = 10_000
 _INDEX_BYTES_MAX = 32 * 1024 * 1024
 _HEADERS_BYTES_MAX = 64 * 1024 * 1024
+_SHARDS_MAX = 2000
 _PREFIXES = ("license", "language", "region", "dataset", "base_model")
 
 
@@ -122,6 +124,8 @@ class _Inventory:
         document = b"".join(self._hub.store.read(entry.sha256))
         try:
             shards = read_index(document).shards
+            if len(shards) > _SHARDS_MAX:
+                raise TooLarge(f"{shown(path)} names {len(shards)} shards, over {_SHARDS_MAX}.")
             folder = path.rpartition("/")[0]
             headers, left = {}, _HEADERS_BYTES_MAX
             for shard in shards:
@@ -129,21 +133,21 @@ class _Inventory:
                 header = self._header(_entry(files, whole, commit.oid), left)
                 headers[shard] = msgspec.Raw(header)
                 left -= len(header)
-        except SafetensorsError as error:
+        except (SafetensorsError, msgspec.DecodeError) as error:
             raise BadRequest(f"{shown(path)} of {repo.name}: {error}.") from error
         metadata = msgspec.json.decode(document, type=dict[str, msgspec.Raw]).get("metadata")
         return {"index": {"metadata": metadata}, "headers": headers}
 
     def _header(self, entry: Entry, bytes_max: int) -> bytes:
-        """The JSON of a file's header, checked as a push's is."""
+        """The JSON of a file's header. Its push was checked whole, which takes too long here."""
         with self._hub.open_file(entry) as file:
-            size = int.from_bytes(file.read(8), "little")
+            size = int.from_bytes(read_up_to(file, 8), "little")
             if size > bytes_max:
                 raise TooLarge(f"The headers have more than {_HEADERS_BYTES_MAX} bytes.")
-            file.seek(0)
-            read_header(file, entry.size)
-            file.seek(8)
-            return file.read(size)
+            header = read_up_to(file, size)
+        # Whatever the index names: what goes into the answer is an object, and whole.
+        msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        return header
 
 
 def _entry(files: Manifest, path: str, oid: str) -> Entry:

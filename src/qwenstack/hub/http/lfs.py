@@ -290,7 +290,7 @@ class _Lfs:
             try:
                 yield
             finally:
-                await asyncio.shield(asyncio.to_thread(self._end, grant_, key))
+                await asyncio.shield(asyncio.to_thread(self._end, key))
 
     @contextmanager
     def _admitted(self, account: str) -> Iterator[None]:
@@ -311,9 +311,9 @@ class _Lfs:
             check_waiting(connection, grant_.account, grant_.size, guest=grant_.guest)
             return begin_transfer(connection, grant_.account, grant_.size, guest=grant_.guest)
 
-    def _end(self, grant_: Grant, key: str) -> None:
+    def _end(self, key: str) -> None:
         with self._hub.database.begin() as connection:
-            end_transfer(connection, grant_.account, key)
+            end_transfer(connection, key)
 
     def _keep(self, grant_: Grant, arrival: Arrival) -> None:
         hub = self._hub

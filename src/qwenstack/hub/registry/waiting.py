@@ -69,10 +69,9 @@ def begin_transfer(connection: Connection, account: str, size: int, *, guest: bo
     return key
 
 
-def end_transfer(connection: Connection, account: str, key: str) -> None:
-    """Count the body no more: what became of it counts instead."""
-    where = (waiting.c.account == account, waiting.c.key == key)
-    connection.execute(delete(waiting).where(*where))
+def end_transfer(connection: Connection, key: str) -> None:
+    """Count the body no more, whatever its account is called now: what became of it counts."""
+    connection.execute(delete(waiting).where(waiting.c.key == key))
 
 
 def keep_waiting(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from qwenstack.cli.context import (
     actor,
@@ -86,7 +86,7 @@ def list_webhooks(home: Path | None, as_json: bool) -> None:
             ]
         )
         return
-    table = Table("id", "workspace", "url", "last message")
+    table = Table(Column("id", no_wrap=True), "workspace", "url", "last message")
     for webhook, last in rows:
         owner = tenancy.workspaces.get(webhook.workspace_id or "")
         table.add_row(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from qwenstack.cli.context import (
     actor,
@@ -101,7 +101,7 @@ def list_raises(workspace: str | None, home: Path | None, as_json: bool) -> None
     if as_json:
         print_json(found)
         return
-    table = Table("id", "workspace", "raised to", "reason")
+    table = Table(Column("id", no_wrap=True), "workspace", "raised to", "reason")
     for each in found:
         table.add_row(
             each.id, tenancy.workspaces[each.workspace_id].name, shown_raise(each), each.reason

@@ -49,11 +49,17 @@ def check_url(text: str, allowed: Sequence[Network]) -> URL:
     try:
         url = URL(text)
         host = url.raw_host
-        (host or "").encode("idna")  # as whoever resolves it does: no empty or overlong part
     except ValueError as error:
         raise invalid(f"{text[:80]!r} is no URL: {error}.", "url") from error
     if url.scheme not in ("http", "https") or not host:
         raise invalid(f"{text[:80]!r} must be a URL like https://hooks.example.com/budget.", "url")
+    try:
+        host.encode("idna")  # as whoever looks it up does
+    except UnicodeError as error:
+        raise invalid(
+            f"{text[:80]!r} has a host with a part between its dots that is empty or too long.",
+            "url",
+        ) from error
     if url.user is not None or url.password is not None or url.fragment:
         raise invalid(
             "The URL must hold no user, password or fragment; what is sent is signed instead.",

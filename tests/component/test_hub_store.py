@@ -32,7 +32,7 @@ from qwenstack.hub.store.contents import (
     StoreError,
 )
 from qwenstack.hub.store.merkle import chunk_hash, file_hash, range_hash, to_text, xorb_hash
-from qwenstack.hub.store.packs import PackIndex, PackTable
+from qwenstack.hub.store.packs import PackIndex, PackTable, PackWriter
 from qwenstack.hub.store.receiving import ArrivingXorb, receive_shard
 from qwenstack.hub.store.repacking import READERS_US
 from qwenstack.hub.store.shard import ShardError, ShardFile, ShardSegment, write_shard
@@ -337,7 +337,9 @@ def test_a_sweep_takes_the_dead_and_leaves_the_living_and_the_new(
     live, dead = random_bytes(500_000, 1), random_bytes(600_000, 2)
     kept, gone = store.put([live]), store.put([dead])
     (tmp_path / "packs" / ".new-left").write_bytes(b"half a pack")
-    (tmp_path / "packs" / "pack_orphan").write_bytes(b"a pack without a row")
+    orphan = tmp_path / "packs" / "pack_orphan"
+    orphan.write_bytes(b"a pack without a row")
+    os.utime(orphan, (time.time() - 1800,) * 2)
     between = now_us()
     assert store.sweep([kept.sha256], older_than_us=between - 3600 * 10**6).contents == 0
     time.sleep(0.01)
@@ -380,6 +382,16 @@ def test_a_pack_that_an_upload_is_reusing_is_not_swept(store: ContentStore) -> N
     assert swept[0].packs == 0
     assert get(store, content) == data + data[:1_000_000] + b"end"
     assert list(store.check()) == []
+
+
+def test_a_sweep_without_grace_leaves_an_object_whose_row_is_about_to_come(
+    store: ContentStore,
+) -> None:
+    writer = PackWriter(store.objects)
+    writer.append(chunk_hash(b"x" * 9000), b"x" * 9000)
+    index = writer.close()
+    store.sweep([], older_than_us=now_us())
+    assert store.packs.path(store.packs.register(index)).read_bytes() == b"x" * 9000
 
 
 def test_uploads_beside_sweeps_of_the_same_bytes_always_end_whole(

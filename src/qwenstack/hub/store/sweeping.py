@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, Engine, delete, exists, select
 
+from qwenstack.core.instants import now_us
 from qwenstack.hub.store.kinds import Forecast, Repacked, Swept
 from qwenstack.hub.store.objects import Listed, Objects
 from qwenstack.hub.store.packs import PackTable
@@ -19,6 +20,9 @@ from qwenstack.hub.store.repacking import sparse_packs
 from qwenstack.hub.store.rows import batches
 from qwenstack.storage.database import reading
 from qwenstack.storage.hub_tables import contents, packs, segments
+
+# Flushing an object and writing its row take moments, on a disk that is overloaded some seconds.
+_ROW_FOLLOWS_US = 600 * 1_000_000
 
 
 def sweep(
@@ -105,7 +109,13 @@ def _sweep_orphans(database: Engine, objects: Objects, older_than_us: int) -> tu
 
 
 def _orphans(database: Engine, objects: Objects, older_than_us: int) -> Iterator[Listed]:
-    """Objects that no pack has, and none will: an object's row follows it at once."""
+    """Objects that no pack has, and none will: an object's row follows it at once.
+
+    However short the grace, what is that new is left; but for who speaks of the future, as only
+    one does who knows that nobody uploads.
+    """
+    if older_than_us <= now_us():
+        older_than_us = min(older_than_us, now_us() - _ROW_FOLLOWS_US)
     old = [each for each in objects.list() if each.modified_us < older_than_us]
     for batch in batches(old):
         names = [each.name for each in batch]

@@ -394,6 +394,19 @@ async def test_nobody_there_is_told_from_nobody_in_time() -> None:
         await pool.take()
 
 
+async def test_a_name_that_no_host_can_have_is_nobody() -> None:
+    options: dict[str, Any] = {
+        "connections_max": 1,
+        "keepalive_s": 4.0,
+        "connect_s": 5.0,
+        "wait_s": 0.1,
+    }
+    pool = HttpPool(URL("http://a..b:80/v1", encoded=True), buffer_bytes=1000, **options)
+    for _ in range(2):
+        with pytest.raises(CannotConnect):
+            await pool.take()
+
+
 # --- TLS ------------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,8 @@ class HttpPool:
             self._free_place()
             if isinstance(error, TimeoutError):
                 raise NoConnectionInTime("the server took no connection in time") from error
-            if isinstance(error, OSError):  # a certificate's fault is one, too
+            # A certificate's fault is an OSError, too; a name that none can have is the other.
+            if isinstance(error, OSError | UnicodeError):
                 raise CannotConnect(str(error)) from error
             raise
         self._all.add(connection)

@@ -22,13 +22,14 @@ from qwenstack.core.instants import now_us
 from qwenstack.hub import quotas
 from qwenstack.hub.accounts import departures
 from qwenstack.hub.registry.live import live_contents
+from qwenstack.hub.registry.possession import grant
 from qwenstack.hub.registry.repos import delete_repo, read_repo
-from qwenstack.hub.registry.waiting import forget_removed
+from qwenstack.hub.registry.waiting import forget_removed, keep_waiting, waiting_of
 from qwenstack.hub.store.merkle import chunk_hash, to_text, xorb_hash
 from qwenstack.hub.store.xorb import write_xorb
 from qwenstack.storage import audit_log
 from qwenstack.storage.hub_tables import quotas as quotas_set
-from qwenstack.storage.hub_tables import repos, uploads, waiting
+from qwenstack.storage.hub_tables import repos, segments, uploads, waiting
 from tests.hub import RunningHub, running_hub
 from tests.hub_http import API, REPO, batch, call, commit, file, lfs_file, sha256
 
@@ -279,6 +280,23 @@ def test_xorbs_count_until_their_files_are_published(hub: RunningHub, tmp_path: 
         assert client.returncode == 0
     assert usage(hub, "alice").waiting_bytes == 0
     assert usage(hub, "acme").bytes > 3 * MB
+
+
+def test_publishing_a_file_again_and_again_takes_nothing_more_off_the_rest_of_its_pack(
+    hub: RunningHub,
+) -> None:
+    body = {"name": "second", "organization": "acme"}
+    assert call(hub, "POST", "/api/repos/create", json_body=body)[0] == 200
+    opened = hub.open()
+    one, _ = opened.store.put_all([os.urandom(100_000), os.urandom(50_000)])
+    with opened.database.begin() as connection:
+        of_one = select(segments.c.pack).where(segments.c.sha256 == one.sha256)
+        pack = str(connection.scalar(of_one))
+        keep_waiting(connection, "alice", {pack: 150_000}, guest=False)
+        for repo_id in connection.scalars(select(repos.c.id)).all():
+            grant(connection, repo_id, [one.sha256], published=True)
+            assert waiting_of(connection, "alice").bytes == 50_000
+    opened.close()
 
 
 def test_chunks_of_a_byte_count_as_the_rows_that_they_take(hub: RunningHub) -> None:

@@ -2,8 +2,8 @@
 
 What is uploaded counts as its uploader's until a branch or tag has it; what a deleted repo leaves
 counts as who deleted it. Either ends when the garbage collection has removed the bytes. An upload
-over Xet counts by its packs, each less by what files that were published use of it. The lists of
-files of a pull request's commits count as long as they are there.
+over Xet counts by its packs, each by what no published file uses of it. The lists of files of a
+pull request's commits count as long as they are there.
 """
 
 from __future__ import annotations
@@ -105,16 +105,35 @@ def settle(connection: Connection, sha256s: Iterable[str]) -> None:
         return
     for batch in batches(sorted(set(sha256s))):
         connection.execute(delete(waiting).where(waiting.c.key.in_(batch)))
-        shares = connection.execute(
-            select(segments.c.pack, func.sum(segments.c.bytes))
-            .where(segments.c.sha256.in_(batch), segments.c.pack.in_(select(waiting.c.key)))
-            .group_by(segments.c.pack)
-        ).all()
-        for pack, share in shares:
-            row = waiting.c.key == pack
-            less = waiting.c.bytes - int(share)
-            connection.execute(update(waiting).where(row).values(bytes=less))
-            connection.execute(delete(waiting).where(row, waiting.c.bytes <= 0))
+        used = select(segments.c.pack).where(
+            segments.c.sha256.in_(batch), segments.c.pack.in_(select(waiting.c.key))
+        )
+        for pack in connection.scalars(used.distinct()).all():
+            left = _unpublished(connection, pack)
+            rows = (waiting.c.key == pack, waiting.c.bytes > left)
+            if left:
+                connection.execute(update(waiting).where(*rows).values(bytes=left))
+            else:
+                connection.execute(delete(waiting).where(*rows))
+
+
+def _unpublished(connection: Connection, pack: str) -> int:
+    """The bytes of a pack that no published content uses."""
+    published = exists().where(
+        repo_contents.c.sha256 == segments.c.sha256, repo_contents.c.published
+    )
+    query = (
+        select(segments.c.pack_offset, segments.c.bytes)
+        .where(segments.c.pack == pack, published)
+        .order_by(segments.c.pack_offset)
+        .distinct()
+    )
+    used = end = 0
+    for start, size in connection.execute(query):
+        used += max(start + size - max(start, end), 0)
+        end = max(end, start + size)
+    whole = connection.scalar(select(packs.c.bytes).where(packs.c.hash == pack)) or 0
+    return int(whole) - used
 
 
 def give_up(

@@ -59,9 +59,14 @@ class _Move(NamedTuple):
     place: int
 
 
-def sparse_packs(connection: Connection, older_than_us: int) -> Iterator[Sparse]:
-    """The packs not used since `older_than_us` of which at most half is needed, but something."""
-    columns = (segments.c.first_chunk, segments.c.end_chunk, segments.c.pack_offset)
+def sparse_packs(
+    connection: Connection, older_than_us: int, without: frozenset[str] = frozenset()
+) -> Iterator[Sparse]:
+    """The packs not used since `older_than_us` of which at most half is needed, but something; and
+    those of which nothing is, once the contents `without` are gone.
+    """
+    columns = [segments.c.first_chunk, segments.c.end_chunk, segments.c.pack_offset]
+    columns += [segments.c.sha256] if without else []
     query = (
         select(packs.c.hash, packs.c.bytes.label("all"), *columns, segments.c.bytes)
         .join(segments, segments.c.pack == packs.c.hash)
@@ -74,6 +79,8 @@ def sparse_packs(connection: Connection, older_than_us: int) -> Iterator[Sparse]
         runs: list[tuple[int, int]] = []
         needed = end_offset = 0
         for row in rows:
+            if without and row.sha256 in without:
+                continue
             start, end = row.pack_offset, row.pack_offset + row.bytes
             if runs and row.first_chunk <= runs[-1][1]:
                 runs[-1] = (runs[-1][0], max(runs[-1][1], row.end_chunk))

@@ -48,18 +48,18 @@ def forecast(
     database: Engine, objects: Objects, live: Iterable[str], *, older_than_us: int
 ) -> Forecast:
     """What a sweep and a repack would do now. Raises OSError."""
-    dead = _dead_contents(database, frozenset(live), older_than_us)
-    with database.connect() as connection, connection.begin() as trial:
-        count = sum(
-            len(_remove_contents(connection, batch, older_than_us)) for batch in batches(dead)
-        )
+    dead = frozenset(_dead_contents(database, frozenset(live), older_than_us))
+    with reading(database) as connection:
         unneeded = packs.c.used_us < older_than_us, ~exists().where(segments.c.pack == packs.c.hash)
         sizes = list(connection.scalars(select(packs.c.bytes).where(*unneeded)))
-        sparse = list(sparse_packs(connection, older_than_us))
-        trial.rollback()
+        found = list(sparse_packs(connection, older_than_us, dead))
+    sizes += [each.bytes for each in found if not each.needed]
+    sparse = [each for each in found if each.needed]
     orphans = list(_orphans(database, objects, older_than_us))
     return Forecast(
-        Swept(count, len(sizes) + len(orphans), sum(sizes) + sum(each.bytes for each in orphans)),
+        Swept(
+            len(dead), len(sizes) + len(orphans), sum(sizes) + sum(each.bytes for each in orphans)
+        ),
         Repacked(len(sparse), sum(p.needed for p in sparse), sum(p.bytes for p in sparse)),
     )
 

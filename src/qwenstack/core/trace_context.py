@@ -18,7 +18,13 @@ _TRACEPARENT: Final = re.compile(
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 _SAMPLED: Final = 1
-_STATE: Final = re.compile(rb"[\x20-\x7e\t]{1,512}")
+# A list of `system=value` and `tenant@system=value`; strangers choose it, and exporters log a bad one.
+_STATE_LENGTH_MAX: Final = 512
+_KEY: Final = (
+    rb"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
+)
+_MEMBER: Final = _KEY + rb"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_STATE: Final = re.compile(rb"%b(?:[ \t]*,[ \t]*%b){0,31}" % (_MEMBER, _MEMBER))
 _RATIO_BITS: Final = 64
 
 
@@ -57,7 +63,9 @@ def read_trace_context(traceparent: bytes, tracestate: bytes = b"") -> TraceCont
         return None
     if trace_id.decode() == _NO_TRACE or span_id.decode() == _NO_SPAN:
         return None
-    state = tracestate.decode() if _STATE.fullmatch(tracestate) else ""
+    state = ""
+    if len(tracestate) <= _STATE_LENGTH_MAX and _STATE.fullmatch(tracestate):
+        state = tracestate.decode()
     return TraceContext(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & _SAMPLED), state)
 
 

@@ -18,7 +18,7 @@ _TRACEPARENT: Final = re.compile(
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 _SAMPLED: Final = 1
-# A list of `system=value` and `tenant@system=value`; strangers choose it, and exporters log a bad one.
+# A list of `system=value` and `tenant@system=value`: exporters log a bad one, by a stranger.
 _STATE_LENGTH_MAX: Final = 512
 _KEY: Final = (
     rb"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"

@@ -168,3 +168,15 @@ def test_what_this_hub_has_not_is_said_so(bob: HfApi, ask: Any, what: str) -> No
 def test_there_are_no_spaces(bob: HfApi) -> None:
     assert list(bob.list_spaces()) == []
     assert not bob.repo_exists("acme/space", repo_type="space")
+
+
+def test_what_other_hubs_have_is_said_not_to_be_here_and_hides_no_account(
+    hub: RunningHub,
+) -> None:
+    for method, path in (("GET", "/api/collections/x"), ("POST", "/uploads")):
+        status, _, answer = call(hub, method, path)
+        assert status == 501
+        assert "it has no" in answer["error"]
+    # As of a name that nobody has: a page, or its absence, of an account that was called so.
+    pages = [call(hub, "GET", f"/{name}/model")[0] for name in ("uploads", "nobody")]
+    assert pages == [404, 404]

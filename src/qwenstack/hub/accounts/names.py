@@ -14,7 +14,16 @@ GHOST = "ghost"
 
 # First segments of the hub's own paths, beside those that no repo may be under.
 _RESERVED = RESERVED_NAMESPACES | {
-    *("access", "admin", "avatars", "family", "favicon.ico", "organisations", "robots.txt"),
+    *(
+        "access",
+        "admin",
+        "avatars",
+        "family",
+        "favicon.ico",
+        "organisations",
+        "robots.txt",
+        "uploads",
+    ),
     # And who is nobody in particular.
     *(GHOST, "system"),
 }

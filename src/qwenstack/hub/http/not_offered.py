@@ -19,8 +19,8 @@ _AREAS = {
     "/api/scheduled-jobs": "jobs",
     "/api/buckets": "buckets",
     "/buckets": "buckets",
-    "/uploads": "attachments of discussions",
 }
+_ATTACHMENTS = "/uploads"
 
 
 def routes(_hub: Hub) -> list[web.RouteDef]:
@@ -31,14 +31,16 @@ def routes(_hub: Hub) -> list[web.RouteDef]:
 
     refused = [_refusing(start, what) for start, what in _AREAS.items()]
     leaderboards = _refusing(API_REPO + "/leaderboard", "leaderboards")
-    return [*refused, leaderboards, web.get("/api/spaces", no_spaces)]
+    # Sent, never read: an account may have been called so.
+    attachments = _refusing(_ATTACHMENTS, "attachments of discussions", method="POST")
+    return [*refused, leaderboards, attachments, web.get("/api/spaces", no_spaces)]
 
 
-def _refusing(start: str, what: str) -> web.RouteDef:
+def _refusing(start: str, what: str, *, method: str = "*") -> web.RouteDef:
     async def refuse(_request: web.Request) -> web.Response:
         raise NotOffered(
             f"This hub keeps models and datasets; it has no {what}. docs/hub-wire.md lists what it "
             "offers."
         )
 
-    return web.route("*", f"{start}{{rest:(?:/.*)?}}", refuse)
+    return web.route(method, f"{start}{{rest:(?:/.*)?}}", refuse)

@@ -55,6 +55,7 @@ class Spool:
 
     def __init__(self, folder: Path, worker_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)  # the first bills are in it before anything else is flushed
         self.folder = folder
         self._path = folder / f"{worker_id}{_SUFFIX}"
         self._lock = _own_lock(_lock_path(self._path))

@@ -356,7 +356,8 @@ def test_a_hostile_card_runs_and_loads_nothing(hub: RunningHub, alice: HfApi) ->
     operation = CommitOperationAdd("README.md", HOSTILE.encode())
     alice.create_commit("alice/hostile", [operation], commit_message="<script>alert(0)</script>")
     alice.create_discussion("alice/hostile", "<script>alert(1)</script>", description=HOSTILE)
-    for path in ("/alice/hostile", "/alice/hostile/discussions/1", "/alice", "/", "/tree"):
+    pages = ("", "/discussions/1", "/commits/main", "/commit/main")
+    for path in (*(f"/alice/hostile{page}" for page in pages), "/alice", "/", "/tree"):
         with urllib.request.urlopen(hub.url + path) as answer:
             page, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "script-src" not in policy
@@ -445,6 +446,29 @@ def test_the_family_tree_is_a_page_an_svg_and_json(hub: RunningHub, alice: HfApi
     assert drawing.startswith("<svg") and "alice/child" in drawing
     assert status(hub, "/tree?model=alice/child") == 200
     assert status(hub, "/tree?model=no/such") == 404
+
+
+def test_the_addresses_that_a_push_answers_with_show_what_it_changed(
+    hub: RunningHub, alice: HfApi
+) -> None:
+    publish(alice, "alice/pushed")
+    made = alice.upload_file(
+        path_or_fileobj=b'{"heads": 4}\n', path_in_repo="config.json", repo_id="alice/pushed"
+    )
+    page = read(made.commit_url)
+    assert "{&#34;heads&#34;: 4}" in page and "1 file" in page and made.commit_message in page
+    assert f"/alice/pushed/commit/{made.oid}" in read(f"{hub.url}/alice/pushed/commits/main")
+    assert read(f"{hub.url}/alice/pushed/blob/main/config.json") == '{"heads": 4}\n'
+    alice.update_repo_settings("alice/pushed", gated="manual")
+    assert "heads" not in read(made.commit_url)
+    assert status(hub, "/alice/pushed/blob/main/config.json") == 403
+    assert status(hub, "/alice/pushed/commit/" + "0" * 40) == 404
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def post(hub: RunningHub, path: str, token: str, body: object) -> None:

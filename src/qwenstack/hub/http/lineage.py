@@ -58,13 +58,14 @@ def repo_lineage(connection: Connection, viewer: Identity, repo: Repo) -> RepoLi
     kin = read_kin(connection, viewer, repo)
     return RepoLineage(
         id=repo.name,
-        lineage=_shown(connection, viewer, repo),
+        lineage=shown_lineage(connection, viewer, repo),
         ancestors=kin.ancestors,
         derivatives=tuple(child.name for child in kin.children),
     )
 
 
-def _shown(connection: Connection, viewer: Identity, repo: Repo) -> Lineage | None:
+def shown_lineage(connection: Connection, viewer: Identity, repo: Repo) -> Lineage | None:
+    """What the weights say; None where nobody computed it, or the parent is hidden from them."""
     noted = noted_lineage(repo.summary)
     if noted is None or noted.parent is None:
         return noted

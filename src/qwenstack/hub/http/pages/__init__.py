@@ -6,6 +6,7 @@ from aiohttp import web
 
 from qwenstack.hub.http.pages import (
     access_requests,
+    commits,
     family_page,
     front,
     namespace,
@@ -26,6 +27,7 @@ def routes(hub: Hub) -> list[web.RouteDef]:
         *front.routes(shell),
         *talk.routes(shell),
         *access_requests.routes(shell),
+        *commits.routes(shell),
         *release.routes(shell),
         *namespace.routes(shell),
     ]

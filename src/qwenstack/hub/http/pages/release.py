@@ -19,6 +19,7 @@ from qwenstack.hub.gates import AccessRequest
 from qwenstack.hub.http.access import base_url, repo_kind, repo_name
 from qwenstack.hub.http.gated import asker
 from qwenstack.hub.http.likes import liker
+from qwenstack.hub.http.lineage import shown_lineage
 from qwenstack.hub.http.markdown import render
 from qwenstack.hub.http.pages.charts import bars
 from qwenstack.hub.http.pages.run_it import Recipe, recipes
@@ -30,7 +31,7 @@ from qwenstack.hub.registry.manifests import Manifest, find_entry, release_diges
 from qwenstack.hub.registry.refs import list_refs, short_name
 from qwenstack.hub.registry.repos import Repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN, TAGS, Commit, read_files
-from qwenstack.hub.summaries import ReadEntry, read_card, reader
+from qwenstack.hub.summaries import Lineage, ReadEntry, read_card, reader
 from qwenstack.storage.database import reading
 
 _FILES_SHOWN_MAX = 500
@@ -52,6 +53,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     scans: dict[str, Scan]
     fingerprinted_us: int | None
     kin: Kin
+    lineage: Lineage | None
     licences: list[LicenceChange]
     days: list[tuple[str, int]]
     all_time: int
@@ -178,6 +180,7 @@ def read_release(
         scans=recorded.read_scans(connection, files),
         fingerprinted_us=recorded.fingerprinted_at(connection, commit.manifest),
         kin=recorded.read_kin(connection, viewer, repo),
+        lineage=shown_lineage(connection, viewer, repo),
         licences=recorded.read_licence_history(connection, commit),
         days=downloads.days(connection, repo.id, _DAYS),
         all_time=downloads.all_time(connection, [repo.id])[repo.id],

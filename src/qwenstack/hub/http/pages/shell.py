@@ -17,6 +17,7 @@ from qwenstack.hub.accounts.identity import Identity
 from qwenstack.hub.errors import Forbidden, HubError
 from qwenstack.hub.http.access import SESSION_COOKIE, base_url
 from qwenstack.hub.hub import Hub
+from qwenstack.hub.registry.refs import short_name
 from qwenstack.hub.registry.repos import Repo
 
 _HERE = Path(__file__).parent
@@ -146,6 +147,11 @@ def _count(number: int) -> str:
     return str(number)
 
 
+def _counted(number: int, noun: str) -> str:
+    """A count with its noun, which is plural but for one."""
+    return f"{_count(number)} {noun}" if number == 1 else f"{_count(number)} {noun}s"
+
+
 def _day(at_us: int) -> str:
     return f"{from_us(at_us):%Y-%m-%d}"
 
@@ -186,6 +192,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"bytes": _bytes, "count": _count, "day": _day, "minute": _minute}
+    environment.filters |= {"counted": _counted, "short_name": short_name}
     environment.filters["diff_lines"] = diff_lines
     environment.globals |= {"repo_path": repo_path, "query": _query}
     return environment

@@ -75,3 +75,19 @@ def test_a_hidden_repo_shows_neither_its_lineage_nor_that_it_is_a_parent(hub: Ru
     _, _, guest = call(hub, "GET", "/api/models/acme/of-hidden/lineage", token="")
     assert "acme/hidden" not in str(guest)
     assert guest.get("lineage") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("acme/child", "from the weights, 98 % sure"),
+        ("acme/base", "they come from no other model of this hub"),
+        ("acme/untold", "Parent from the weights: not computed"),
+    ],
+)
+def test_the_page_says_what_the_weights_say_or_that_nobody_asked_them(
+    hub: RunningHub, name: str, words: str
+) -> None:
+    status, _, page = call(hub, "GET", f"/{name}", token="")
+    assert status == 200
+    assert words in page.decode()

@@ -92,6 +92,15 @@ def test_nobody_gets_a_name_that_was_given_up_until_it_rested(
     with database.begin() as connection:
         departures.rename_account(connection, "robert", "bob")  # who had it may go back
         departures.rename_account(connection, "bob", "robert")
+        departures.rename_account(connection, "robert", "rob")  # over two names, too
+        departures.rename_account(connection, "rob", "bob")
+        departures.rename_account(connection, "bob", "robert")
+    with database.connect() as connection, pytest.raises(Conflict, match="given up lately"):
+        # Whoever gets a deleted account's name has no part in the names that it had before.
+        departures.delete_account(connection, "robert", delete_repos=True)
+        directory.create_account(connection, name="robert", reuse=True)
+        departures.rename_account(connection, "robert", "bob")
+    with database.begin() as connection:
         connection.execute(update(retired_names).values(free_us=1))
         directory.create_account(connection, name="bob")
         made = tokens.create_token(connection, account="bob", name="n", role="write").secret

@@ -204,6 +204,8 @@ def _rename_scopes(connection: Connection, old: str, new: str) -> None:
 
 def _retire(connection: Connection, account: Account, *, became: str | None) -> int:
     at_us = now_us()
+    earlier = retired_names.c.became == account.key
+    connection.execute(update(retired_names).where(earlier).values(became=became))
     row = {
         "key": account.key,
         "became": became,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from qwenstack.studio.accounts import create_key, create_workspace, find_workspa
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.deployments import Deployments
 from qwenstack.studio.engine_factory import build_deployment
+from qwenstack.studio.http.app import App
 from qwenstack.studio.http.routes import Studio
 from qwenstack.studio.http.server import base_url, listen, make_server
-from qwenstack.studio.installation import Installation
+from qwenstack.studio.installation import DATABASE_NAME, Installation
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.observability.watchers import Watchers
@@ -35,6 +37,7 @@ from qwenstack.studio.settings import (
     TelemetrySettings,
 )
 from qwenstack.studio.usage import read_charges
+from tests.migrated import lay_database
 
 MODEL = "m"
 PROMPT_TOKENS = 10
@@ -251,6 +254,8 @@ async def serve(
     )
     for deployment in deployments:
         await deployment.engine.start()
+    if not settings.database.url:
+        lay_database(home / DATABASE_NAME)
     installation = await Installation.open(settings, home, deployments, observer or Silent())
     metrics = observer.metrics if isinstance(observer, Watchers) else None
     if metrics is not None:
@@ -258,22 +263,36 @@ async def serve(
     studio = Studio(installation, metrics)
     studio.batches.background.start()
     listener = listen("127.0.0.1", 0)
-    server = make_server(studio.app, 1.0)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        await asyncio.sleep(0.005)
     running = RunningStudio(installation, studio, base_url(listener), upstream)
     try:
-        yield running
+        async with _listening(studio.app, listener), running.session:
+            yield running
     finally:
-        await running.session.close()
-        server.should_exit = True
-        await task
         await studio.batches.background.stop()
         await installation.close()
         for deployment in deployments:
             await deployment.engine.close()
+
+
+@contextlib.asynccontextmanager
+async def _listening(app: App, listener: socket.socket) -> AsyncIterator[None]:
+    """The product's HTTP server without its main loop, which asks ten times a second for its end.
+
+    What is still open at the end is drained as the server does it.
+    """
+    server = make_server(app, 1.0)
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup(sockets=[listener])
+    await server.on_tick(0)
+    try:
+        yield
+    finally:
+        await asyncio.sleep(0.005)  # until the server has seen who hung up
+        if server.server_state.connections or server.server_state.tasks:
+            await server.shutdown(sockets=[listener])
+        for each in server.servers:
+            each.close()
 
 
 class _Quiet:

@@ -74,7 +74,7 @@ def serving() -> Iterator[type[_Answers]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     Answers.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield Answers
     server.shutdown()
     server.server_close()

@@ -163,7 +163,7 @@ def test_a_false_hub_writes_nowhere_else(
         _FalseHub, "said", {"sha": commit, "siblings": [{"rfilename": file, "size": 5}]}
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), _FalseHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     cache = tmp_path / "a" / "b" / "cache"
     try:

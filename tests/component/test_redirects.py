@@ -33,7 +33,7 @@ class _Leads(BaseHTTPRequestHandler):
 def hosts() -> Iterator[tuple[str, str]]:
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), _Leads) for _ in range(2)]
     for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield tuple(f"http://127.0.0.1:{each.server_port}" for each in servers)  # type: ignore[misc]
     for server in servers:
         server.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from aiohttp import web
 from qwenstack.studio.charge import Charge
 from qwenstack.studio.http.connection import CONNECTION
 from qwenstack.studio.http.exchange import Exchange
+from qwenstack.studio.http.server import listen
 from qwenstack.studio.http.streamed_answer import StreamedAnswer
 from qwenstack.studio.settings import ServerSettings
 from qwenstack.studio.surfaces.interface import SSE_COMMENT
@@ -275,3 +277,15 @@ async def test_what_fails_after_a_sign_of_life_is_an_error_to_the_clients_and_fr
                 await answer
         await studio.installation.serving.drain(10)
         assert await studio.charges() == []
+
+
+async def test_what_is_written_to_a_client_leaves_at_once() -> None:
+    """Else each event would wait until the client's machine has acknowledged the one before."""
+    listener = listen("127.0.0.1", 0)
+    taken: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: taken.put_nowait(writer), sock=listener)
+    _, client = await asyncio.open_connection(*listener.getsockname())
+    ours = await taken.get()
+    assert ours.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    for each in (client, ours, server):
+        each.close()

@@ -25,7 +25,8 @@ _COLLECT_EVERY = 10_000
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any. Raises OSError with the address in its message."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio has what is written leave at once (no Nagle) only where a socket names its protocol.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

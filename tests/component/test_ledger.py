@@ -176,9 +176,27 @@ def test_a_machine_whose_clock_is_ahead_takes_no_living_worker_for_dead(
     ahead_us = now_us() + 3_600_000_000
     monkeypatch.setattr(recovery, "now_us", lambda: ahead_us)
     with database.begin() as connection:
-        assert recovery.recover(connection, alone=False) == 0
+        assert recovery.recover(connection, alone=False) == (0, [])
         connection.execute(delete(tables.workers))
-        assert recovery.recover(connection, alone=False) == 1
+        assert recovery.recover(connection, alone=False) == (1, [])
+    database.dispose()
+
+
+def test_the_only_process_settles_what_was_left_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    right = a_charge(a_workspace(database), "req_1", 1)
+    wrong = msgspec.structs.replace(right, request_id="req_2", amount_micro=2**63)
+    bills = [(each.request_id, msgspec.json.encode(Settle(charge=each))) for each in (right, wrong)]
+    with database.begin() as connection:
+        recovery.heartbeat(connection, "wrk_1")
+        write_all(connection, [Checkpoint("wrk_1", tuple(bills))])
+    before_us = now_us() - 3_600_000_000
+    monkeypatch.setattr(recovery, "now_us", lambda: before_us)
+    with database.begin() as connection:
+        assert recovery.recover(connection, alone=True) == (1, [Settle(charge=wrong)])
+        assert recovery.recover(connection, alone=True) == (0, [])
     database.dispose()
 
 

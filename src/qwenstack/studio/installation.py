@@ -165,8 +165,9 @@ class Installation:
             # Whole bills first: the saved stream of the same request is then settled already.
             results = write_each(connection, bills)
             pairs = zip(bills, results, strict=True)
-            put_aside(folder, [bill for bill, result in pairs if isinstance(result, Refused)])
-            settled = recover(connection, alone=alone)
+            settled, refused = recover(connection, alone=alone)
+            lost = [bill for bill, result in pairs if isinstance(result, Refused)]
+            put_aside(folder, [*lost, *refused])
             heartbeat(connection, worker_id)
             return settled + results.count(True)
 

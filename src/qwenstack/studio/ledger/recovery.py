@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, func, select
 from qwenstack.core.instants import now_us
 from qwenstack.storage import tables
 from qwenstack.storage.database import replace_in
-from qwenstack.studio.ledger.writes import Settle, write_all
+from qwenstack.studio.ledger.writes import Forget, Refused, Settle, write_all, write_each
 
 # A worker that is silent for this long is taken for dead. Should it live after all, nothing is
 # billed twice: whichever settlement of a request comes second changes nothing.
@@ -31,24 +31,26 @@ def _clock_us(connection: Connection) -> int:
     return int(seconds * 1_000_000)
 
 
-def recover(connection: Connection, *, alone: bool) -> int:
-    """Settle the saved streams of dead workers as interrupted; how many there were.
+def recover(connection: Connection, *, alone: bool) -> tuple[int, list[Settle]]:
+    """Settle the saved streams of dead workers as interrupted: how many, and the refused ones.
 
     `alone` says that the caller is the only process on this database: then every worker that left
-    something behind is dead, without waiting for its lease to end.
+    something behind is dead, whatever the clock says, which may have been set back since.
     """
-    now = _clock_us(connection)
-    dead_before_us = now if alone else now - LEASE_S * 1_000_000
-    workers = tables.workers
-    living = list(
-        connection.scalars(select(workers.c.id).where(workers.c.heartbeat_us >= dead_before_us))
-    )
+    workers, living = tables.workers, []
+    if not alone:
+        dead_before_us = _clock_us(connection) - LEASE_S * 1_000_000
+        alive = select(workers.c.id).where(workers.c.heartbeat_us >= dead_before_us)
+        living = list(connection.scalars(alive))
     streams = tables.open_streams
     left = connection.execute(
         select(streams.c.charge).where(streams.c.worker_id.not_in(living))
     ).all()
     settlements = [msgspec.json.decode(row.charge, type=Settle) for row in left]
-    write_all(connection, settlements)
+    pairs = zip(settlements, write_each(connection, settlements), strict=True)
+    refused = [settle for settle, result in pairs if isinstance(result, Refused)]
+    if refused:  # they would be refused again and again
+        write_all(connection, [Forget(tuple(each.charge.request_id for each in refused))])
     connection.execute(delete(tables.holds).where(tables.holds.c.worker_id.not_in(living)))
     connection.execute(delete(workers).where(workers.c.id.not_in(living)))
-    return len(settlements)
+    return len(settlements) - len(refused), refused

@@ -125,11 +125,11 @@ async def test_a_worker_whose_recovery_fails_goes_on_to_say_that_it_lives(
     monkeypatch.setattr(installation, "HEARTBEAT_S", 0.05)
     failures: list[int] = []
 
-    def fail_twice(connection: Connection, *, alone: bool) -> int:
+    def fail_twice(connection: Connection, *, alone: bool) -> tuple[int, list[Settle]]:
         if len(failures) < 2:
             failures.append(1)
             connection.execute(text("INSERT INTO workers VALUES ('twice', 1), ('twice', 1)"))
-        return 0
+        return 0, []
 
     async with running_studio(tmp_path, database_url=postgres_url) as studio:
         monkeypatch.setattr(installation, "recover", fail_twice)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from qwenstack.studio import installation
 from qwenstack.studio.ledger import journal
-from qwenstack.studio.ledger.writes import Run
+from qwenstack.studio.ledger.writes import Run, Settle
 from tests.studio import RunningStudio, Upstream, running_studio
 
 

@@ -24,6 +24,7 @@ from qwenstack.hub.downloads import OVER_XET
 from qwenstack.hub.errors import BadRequest, HubError, NotFound, TooLarge
 from qwenstack.hub.http.access import API_REPO, base_url, bearer, open_repo, upload_action
 from qwenstack.hub.http.bodies import json_response, pieces, take_in, to_the_end
+from qwenstack.hub.http.slots import Slots
 from qwenstack.hub.http.xet_tokens import (
     XetClaims,
     XetToken,
@@ -56,8 +57,9 @@ _PREFIX = "/xet"
 # Under which clients are told to speak to this hub; without it, as older tokens said, as well.
 _SERVICE = f"{_PREFIX}{{hub:(?:/[0-9a-f]{{16}})?}}"
 _HASH = "{hash:[0-9a-f]{64}}"
-# A xorb holds some blocks of it in memory, a shard is there whole while its files are hashed.
-_XORBS_AT_ONCE, _SHARDS_AT_ONCE = 4, 3
+# A xorb holds some blocks of it in memory, a shard is there whole while its files are hashed. So
+# many of all accounts, and of one.
+_XORBS_AT_ONCE, _SHARDS_AT_ONCE = (16, 4), (6, 3)
 _BODY_IDLE_S, _BODY_WHOLE_S = 60.0, 900.0
 # What the database takes of a chunk, however short it is; and of a shard, in its own length.
 _CHUNK_ROW_BYTES = 128
@@ -86,7 +88,7 @@ class _ShardAnswer(msgspec.Struct, frozen=True):
 
 def routes(hub: Hub) -> list[web.RouteDef]:
     """The routes of this module."""
-    xorbs, shards = asyncio.Semaphore(_XORBS_AT_ONCE), asyncio.Semaphore(_SHARDS_AT_ONCE)
+    xorbs, shards = Slots(*_XORBS_AT_ONCE), Slots(*_SHARDS_AT_ONCE)
     partial = functools.partial
     post_xorb, post_shard = partial(_post_xorb, hub, xorbs), partial(_post_shard, hub, shards)
     get_chunk, get_file = partial(_get_chunk, hub), partial(_get_reconstruction, hub)
@@ -163,10 +165,10 @@ def _token_answer(hub: Hub, request: web.Request, token: XetToken) -> web.Respon
 # --- uploads ----------------------------------------------------------------------------------
 
 
-async def _post_xorb(hub: Hub, uploads: asyncio.Semaphore, request: web.Request) -> web.Response:
+async def _post_xorb(hub: Hub, uploads: Slots, request: web.Request) -> web.Response:
     claims = read_token(hub.secret, bearer(request), "write")
     name = request.match_info["hash"]
-    async with uploads:
+    async with uploads.of(claims.account):
         arrival = await asyncio.to_thread(ArrivingXorb, hub.store, name)
         try:
             async with asyncio.timeout(_BODY_WHOLE_S):
@@ -202,25 +204,23 @@ def _keep_xorb(
     return size > 0
 
 
-async def _post_shard(hub: Hub, uploads: asyncio.Semaphore, request: web.Request) -> web.Response:
+async def _post_shard(hub: Hub, uploads: Slots, request: web.Request) -> web.Response:
     """Version 1: one answer at the end."""
     claims = read_token(hub.secret, bearer(request), "write")
-    async with uploads:
+    async with uploads.of(claims.account):
         body = await _whole_body(request, SHARD_BYTES_MAX)
         await asyncio.to_thread(_keep_shard, hub, claims, body)
     return json_response(_ShardAnswer(1))
 
 
-async def _post_shard_told(
-    hub: Hub, uploads: asyncio.Semaphore, request: web.Request
-) -> web.StreamResponse:
+async def _post_shard_told(hub: Hub, uploads: Slots, request: web.Request) -> web.StreamResponse:
     """Version 2: lines of JSON while the bytes are hashed, so that no time-out strikes.
 
     What is wrong with a shard is told in the last line, however soon it is found: a client shows
     its user that line, and of another status than 200 the number alone (hf_xet 1.8.0).
     """
     claims = read_token(hub.secret, bearer(request), "write")
-    async with uploads:
+    async with uploads.of(claims.account):
         body = await _whole_body(request, SHARD_BYTES_MAX)
         work = asyncio.create_task(asyncio.to_thread(_keep_shard, hub, claims, body))
         await asyncio.wait([work], timeout=_HEARTBEAT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -32,6 +33,7 @@ from qwenstack.hub.store.contents import (
     StoreError,
 )
 from qwenstack.hub.store.merkle import chunk_hash, file_hash, range_hash, to_text, xorb_hash
+from qwenstack.hub.store.objects import FolderObjects
 from qwenstack.hub.store.packs import PackIndex, PackTable, PackWriter
 from qwenstack.hub.store.receiving import ArrivingXorb, receive_shard
 from qwenstack.hub.store.repacking import READERS_US
@@ -450,12 +452,15 @@ def test_an_equal_pack_stored_after_a_sweep_elsewhere_is_found(tmp_path: Path) -
 
 
 def test_what_breaks_off_leaves_nothing_but_what_another_upload_counts_on(
-    store: ContentStore, tmp_path: Path
+    store: ContentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = random_bytes(140 * 1024 * 1024)  # two packs and the beginning of a third
+    monkeypatch.setattr("qwenstack.hub.store.packs.PACK_BYTES_MAX", 4_000_000)
+    data = random_bytes(9_000_000)  # two packs and the beginning of a third
     arrival = store.receive(expected(data))
-    for piece in pieces(data, 8_000_000):
-        arrival.feed(piece)
+    arrival.feed(data)
+    deadline = time.monotonic() + 60
+    while rows(store)[2] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(pack_files(tmp_path)) == 2
     other = data[:1_000_000]
     with store.intake() as intake:
@@ -719,6 +724,63 @@ print(store.put([data]).size)
     )
     assert done.stdout.split("\n")[:3] == ["refused 27", "0 True", "5000000"]
     assert not list((tmp_path / "packs").glob(".new-*"))
+
+
+class SlowObjects(FolderObjects):
+    """Makes a pack durable when it is told to, or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ready, self.failing, self.kept = threading.Event(), False, 0
+
+    def keep(self, name: str, spooled: Path) -> None:
+        assert self.ready.wait(60)
+        self.kept += 1
+        if self.failing and self.kept == 2:
+            raise OSError(errno.EIO, "the disk is broken")
+        super().keep(name, spooled)
+
+
+@pytest.fixture
+def slow(
+    store: ContentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[ContentStore, SlowObjects]:
+    monkeypatch.setattr("qwenstack.hub.store.packs.PACK_BYTES_MAX", 3_000_000)
+    objects = SlowObjects(tmp_path / "packs")
+    return ContentStore(store.database, tmp_path, objects), objects
+
+
+def test_a_pack_fills_while_the_one_before_is_made_durable_and_shows_only_then(
+    slow: tuple[ContentStore, SlowObjects],
+) -> None:
+    store, objects = slow
+    again = random_bytes(2_000_000)
+    data = again + random_bytes(2_000_000, 1) + again  # at the end from the pack that is not closed
+    with closing(store.receive(expected(data))) as arrival:
+        for piece in pieces(data):
+            arrival.feed(piece)
+        assert rows(store) == (0, 0, 0)
+        objects.ready.set()
+        content = arrival.keep()
+    assert get(store, content) == data
+    assert rows(store)[2] == 2
+    assert stored_bytes(store) < 4_500_000
+    assert list(store.check()) == []
+
+
+def test_a_pack_that_cannot_be_made_durable_fails_its_upload_and_leaves_nothing(
+    slow: tuple[ContentStore, SlowObjects], tmp_path: Path
+) -> None:
+    store, objects = slow
+    objects.ready.set()
+    objects.failing = True
+    data = random_bytes(20_000_000)
+    with pytest.raises(OSError, match="the disk is broken"):
+        store.put(pieces(data), expect=expected(data))
+    assert objects.kept == 2  # nothing was made durable after it
+    assert list((tmp_path / "packs").iterdir()) == []
+    assert rows(store) == (0, 0, 0)
+    assert get(store, store.put(pieces(data), expect=expected(data))) == data
 
 
 # --- what Xet clients send --------------------------------------------------------------------

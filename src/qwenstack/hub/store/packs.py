@@ -7,7 +7,8 @@ them is a run of bytes of a file. Its bytes are durable before its row is there.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -73,11 +74,20 @@ def decode_leaves(document: bytes) -> list[Leaf]:
     return list(_LEAF.iter_unpack(document))
 
 
-class PackWriter:
-    """A pack in the making: chunks are appended to a spooled file."""
+def _now(step: Callable[[], None]) -> None:
+    step()
 
-    def __init__(self, objects: Objects) -> None:
+
+class PackWriter:
+    """A pack in the making: chunks are appended to a spooled file. `write` gets the steps of the
+    writing, to be done in order; without it they are done at once.
+    """
+
+    def __init__(
+        self, objects: Objects, write: Callable[[Callable[[], None]], None] = _now
+    ) -> None:
         self._objects = objects
+        self._write = write
         self._path = objects.spool()
         self._file = self._path.open("wb", buffering=0)
         self._unwritten: list[bytes | memoryview] = []
@@ -90,7 +100,8 @@ class PackWriter:
         return self.bytes + size <= PACK_BYTES_MAX and len(self.leaves) < PACK_CHUNKS_MAX
 
     def append(self, digest: bytes, data: bytes | memoryview) -> int:
-        """Add a chunk; its position. Its bytes must not change before the next `flush`."""
+        """Add a chunk; its position. Its bytes must not change before they are
+        written."""
         self._unwritten.append(data)
         if len(self._unwritten) == _WRITTEN_AT_ONCE:
             self.flush()
@@ -106,7 +117,8 @@ class PackWriter:
     def flush(self) -> None:
         """Write what was added since the last time. Raises OSError."""
         unwritten, self._unwritten = self._unwritten, []
-        write_all(self._file.fileno(), unwritten)
+        if unwritten:
+            self._write(partial(write_all, self._file.fileno(), unwritten))
 
     def close(self) -> PackIndex:
         """Make the bytes durable under a name; the row is `PackTable.register`'s to write."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import IntegrityError
 
 from qwenstack.core.instants import now_us
+from qwenstack.hub.store.beside import Beside
 from qwenstack.hub.store.gearhash import Cutter
 from qwenstack.hub.store.kinds import (
     Content,
@@ -37,6 +38,8 @@ _PIECE_BYTES = 4 * 1024 * 1024
 # Less is hashed sooner than another thread is told to.
 _BESIDE_BYTES_MIN = 256 * 1024
 _TRIES_MAX = 5
+# Of pieces that are not written yet, each of up to `_PIECE_BYTES`.
+_UNWRITTEN_MAX = 4
 
 
 class Run(NamedTuple):
@@ -91,13 +94,18 @@ class Intake:
         self._objects = objects
         self._table = table
         self._writer: PackWriter | None = None
+        # With the one in the making, those that are written still; then by what they have become.
+        self._open: list[PackWriter] = []
         self._closed: dict[PackWriter, PackIndex] = {}
         self._made: list[str] = []
         self._in_use: dict[str, bool] = {}
         self._files: list[_Taken] = []
         self._committed = False
-        # A content's own hash is computed beside the cutting: both leave Python's lock.
-        self.hashing = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        # Beside the cutting: a content's own hash, and the writing of a pack while the one before
+        # is made durable. They leave Python's lock.
+        self.hashing = Beside(1)
+        self._writing = Beside(_UNWRITTEN_MAX)
+        self._settling = Beside(1)
 
     def __enter__(self) -> Intake:
         return self
@@ -107,9 +115,11 @@ class Intake:
 
     def close(self) -> None:
         """Let go of what was not committed. Raises OSError."""
-        self.hashing.shutdown()
-        if self._writer is not None:
-            self._writer.discard()
+        for thread in (self.hashing, self._writing, self._settling):
+            thread.close()
+        for writer in self._open:
+            if writer not in self._closed:
+                writer.discard()
         if not self._committed:
             self._table.withdraw(self._made)
 
@@ -134,6 +144,8 @@ class Intake:
         Raises OSError, StoreError.
         """
         self._close_writer()
+        self._writing.wait()
+        self._settling.wait()
         try:
             files = [self._described(taken) for taken in self._files]
             with self._database.begin() as connection:
@@ -149,7 +161,7 @@ class Intake:
         return [content for content, _ in files]
 
     def flush(self) -> None:
-        """Write what was appended: after it no chunk's bytes are needed any more."""
+        """Write what was appended, soon: a few pieces may be left to write."""
         if self._writer is not None:
             self._writer.flush()
 
@@ -158,11 +170,13 @@ class Intake:
         if self._writer is not None and not self._writer.has_room(len(chunk.data)):
             self._close_writer()
         if self._writer is None:
-            self._writer = PackWriter(self._objects)
+            self._writer = PackWriter(self._objects, self._writing.do)
+            self._open.append(self._writer)
         return _Place(self._writer, self._writer.append(chunk.digest, chunk.data))
 
     def find(self, digests: Sequence[bytes]) -> dict[bytes, _Place]:
-        """Where chunks are, in the packs of before and in the one in the making."""
+        """Where chunks are, in the packs that are closed."""
+        self._open = [writer for writer in self._open if writer not in self._closed]
         located = self._table.locate(digests)
         unsure = {pack.hash for pack, _ in located.values()} - self._in_use.keys()
         if unsure:
@@ -175,26 +189,28 @@ class Intake:
         }
 
     def find_here(self, digest: bytes) -> _Place | None:
-        """Where a chunk is in the pack in the making."""
-        if self._writer is None:
-            return None
-        position = self._writer.position(digest)
-        return None if position is None else _Place(self._writer, position)
+        """Where a chunk is in the packs that were not closed at the last `find`."""
+        for writer in reversed(self._open):
+            position = writer.position(digest)
+            if position is not None:
+                return _Place(writer, position)
+        return None
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        try:
-            made = writer.close()
-            index = self._table.register(made)
-        except BaseException:
-            writer.discard()
-            raise
+        if writer is not None:
+            writer.flush()
+            settle = partial(self._settle, writer)
+            self._writing.do(lambda: self._settling.do(settle))
+
+    def _settle(self, writer: PackWriter) -> None:
+        made = writer.close()
+        # Before its row is there: this upload is not another that uses the pack.
+        self._in_use[made.hash] = True
+        index = self._table.register(made)
         if index is made:  # else an equal one was there
             self._made.append(index.hash)
         self._closed[writer] = index
-        self._in_use[index.hash] = True
 
     def _described(self, taken: _Taken) -> tuple[Content, list[Run]]:
         content, open_runs, lacks_git = taken
@@ -244,6 +260,7 @@ class Incoming:
         """All bytes came; raises ContentMismatch, OSError."""
         self._place(self._cutter.finish())
         self._accept_stretch()  # at the end any length counts
+        self._intake.hashing.wait()
         sha256 = self._sha256.hexdigest()
         if self._expect is not None and self._expect != (sha256, self._size):
             raise ContentMismatch(
@@ -256,14 +273,11 @@ class Incoming:
 
     def _take(self, piece: memoryview) -> None:
         if len(piece) < _BESIDE_BYTES_MIN:
+            self._intake.hashing.wait()
             self._hash(piece)
-            self._place(self._cutter.feed(piece))
-            return
-        hashed = self._intake.hashing.submit(self._hash, piece)
-        try:
-            self._place(self._cutter.feed(piece))
-        finally:
-            hashed.result()
+        else:
+            self._intake.hashing.do(partial(self._hash, piece))
+        self._place(self._cutter.feed(piece))
 
     def _hash(self, piece: memoryview) -> None:
         self._sha256.update(piece)

@@ -189,6 +189,7 @@ def test_the_only_process_settles_what_was_left_though_the_clock_was_set_back(
     right = a_charge(a_workspace(database), "req_1", 1)
     wrong = msgspec.structs.replace(right, request_id="req_2", amount_micro=2**63)
     bills = [(each.request_id, msgspec.json.encode(Settle(charge=each))) for each in (right, wrong)]
+    bills.append(("req_3", b'{"charge": 3}'))
     with database.begin() as connection:
         recovery.heartbeat(connection, "wrk_1")
         write_all(connection, [Checkpoint("wrk_1", tuple(bills))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 from sqlalchemy import Connection, delete, func, select
 
@@ -9,6 +11,8 @@ from qwenstack.core.instants import now_us
 from qwenstack.storage import tables
 from qwenstack.storage.database import replace_in
 from qwenstack.studio.ledger.writes import Forget, Refused, Settle, write_all, write_each
+
+_log = logging.getLogger(__name__)
 
 # A worker that is silent for this long is taken for dead. Should it live after all, nothing is
 # billed twice: whichever settlement of a request comes second changes nothing.
@@ -44,13 +48,18 @@ def recover(connection: Connection, *, alone: bool) -> tuple[int, list[Settle]]:
         living = list(connection.scalars(alive))
     streams = tables.open_streams
     left = connection.execute(
-        select(streams.c.charge).where(streams.c.worker_id.not_in(living))
+        select(streams.c.request_id, streams.c.charge).where(streams.c.worker_id.not_in(living))
     ).all()
-    settlements = [msgspec.json.decode(row.charge, type=Settle) for row in left]
+    settlements = []
+    for row in left:
+        try:
+            settlements.append(msgspec.json.decode(row.charge, type=Settle))
+        except msgspec.MsgspecError:  # of another release
+            _log.critical("the saved stream %s is no bill: %r", row.request_id, row.charge)
     pairs = zip(settlements, write_each(connection, settlements), strict=True)
     refused = [settle for settle, result in pairs if isinstance(result, Refused)]
-    if refused:  # they would be refused again and again
-        write_all(connection, [Forget(tuple(each.charge.request_id for each in refused))])
+    if left:  # what stayed of them would be looked at again and again
+        write_all(connection, [Forget(tuple(row.request_id for row in left))])
     connection.execute(delete(tables.holds).where(tables.holds.c.worker_id.not_in(living)))
     connection.execute(delete(workers).where(workers.c.id.not_in(living)))
     return len(settlements) - len(refused), refused

@@ -32,13 +32,15 @@ from pathlib import Path
 import aiohttp
 import msgspec
 from aiohttp import web
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
+from qwenstack.core.instants import now_us
 from qwenstack.core.money import Money
 from qwenstack.storage import tables
 from qwenstack.studio.accounts import create_key, create_workspace, put_plan, top_up
 from qwenstack.studio.admission.limits import Limit
 from qwenstack.studio.installation import prepare
+from qwenstack.studio.ledger.recovery import HEARTBEAT_S, LEASE_S
 from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.settings import DatabaseSettings, Settings
@@ -361,9 +363,21 @@ async def _wait_for_recovery(settings: Settings, home: Path) -> None:
             with database.begin() as connection:
                 if not _left_behind(connection):
                     return
-            await asyncio.sleep(0.5)
+                _end_leases(connection)
+            await asyncio.sleep(0.2)
     finally:
         database.dispose()
+
+
+def _end_leases(connection: Connection) -> None:
+    """Let the lease of each worker that has missed a heartbeat be over: here it is dead, not slow.
+
+    Nothing runs any more, so one that lives all the same loses nothing by it.
+    """
+    heard_us = tables.workers.c.heartbeat_us
+    silent_us = now_us() - int((HEARTBEAT_S + 1) * 1e6)
+    over = update(tables.workers).where(heard_us < silent_us)
+    connection.execute(over.values(heartbeat_us=heard_us - LEASE_S * 1_000_000))
 
 
 def audit(

@@ -240,7 +240,7 @@ def verify(
         ):
             told = _telling(bars)
             difference = signing.compare_folder(Path(reference), files.files, told=told)
-        _print_verdict(reference, difference, len(files.files), as_json)
+        _print_verdict(reference, difference, len(files.files), as_json, release=release)
         return
     verifier = signing.PublicKey(public_key) if public_key else signing.TrustedRoots(roots)
     folder = Path(reference)
@@ -278,14 +278,19 @@ def _signature_of(files: ReleaseFiles, given: Path | None) -> Iterator[Path]:
 
 
 def _print_verdict(
-    reference: str, difference: signing.Difference | None, files: int, as_json: bool
+    reference: str,
+    difference: signing.Difference | None,
+    files: int,
+    as_json: bool,
+    *,
+    release: str | None = None,
 ) -> None:
     if as_json:
         print_json({"holds": difference is None, "files": files, "difference": difference})
     elif difference is None:
         click.echo(f"{reference} holds: {files} files.")
     else:
-        click.echo(printable(f"{reference} does not hold: {difference.describe()}."))
+        click.echo(printable(f"{reference} does not hold: {difference.describe(release=release)}."))
     sys.exit(0 if difference is None else 1)
 
 

@@ -127,8 +127,8 @@ def _print_panel(endpoint: str, made: NewToken | None, *, anonymous_read: bool) 
         lines += [
             f"  export HF_TOKEN={made.secret}",
             "",
-            f"This token of {made.token.account} is shown once. Others: "
-            "qwenstack hub tokens create NAME",
+            f"This token of {made.token.account} is shown once. Others:",
+            "  qwenstack hub tokens create NAME",
         ]
     elif not anonymous_read:
         lines += ["", "Callers need a token: qwenstack hub tokens create NAME"]

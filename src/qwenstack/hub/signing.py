@@ -94,19 +94,25 @@ class ReleaseFile(Protocol):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """The first file, by path, that is not what was signed."""
+    """The first file, by path, that is not what was signed, or not what the release has."""
 
     path: str
     kind: Literal["differs", "missing", "extra", "link"]
 
-    def describe(self) -> str:
-        """In words."""
+    def describe(self, *, release: str | None = None) -> str:
+        """In words: against a signature, or against `release`, by name."""
         words = {
             "differs": "is not what was signed",
             "missing": "was signed and is missing",
             "extra": "is there and was not signed",
             "link": "is a symbolic link, which a signature does not cover",
         }
+        if release is not None:
+            words |= {
+                "differs": f"is not what {release} has",
+                "missing": f"is in {release} and is missing",
+                "extra": f"is there and not in {release}",
+            }
         return f"{self.path} {words[self.kind]}"
 
 

@@ -237,7 +237,10 @@ class Upstream:
         except errors.RevisionNotFoundError as error:
             raise RevisionNotFound(f"{at} has no such revision of {what}.") from error
         except errors.RepositoryNotFoundError as error:
-            raise RepoNotFound(f"{at} has no {what}, or none that this hub may see.") from error
+            raise RepoNotFound(
+                f"{at} has no {what}, or none that this hub may see; for a private one, give it a "
+                f"token that may read it in {TOKEN_VARIABLE}."
+            ) from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code
             if status in (401, 403):

@@ -39,7 +39,7 @@ _PIECE_BYTES = 4 * 1024 * 1024
 _BESIDE_BYTES_MIN = 256 * 1024
 _TRIES_MAX = 5
 # Of pieces that are not written yet, each of up to `_PIECE_BYTES`.
-_UNWRITTEN_MAX = 4
+_UNWRITTEN_MAX = 2
 
 
 class Run(NamedTuple):

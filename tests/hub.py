@@ -24,6 +24,7 @@ from qwenstack.hub.accounts.directory import create_account, set_role
 from qwenstack.hub.accounts.identity import TokenRole
 from qwenstack.hub.accounts.tokens import create_token
 from qwenstack.hub.hub import Hub, HubSettings, open_hub
+from tests.migrated import lay_database
 
 USER, OTHER, ORGANISATION = "alice", "bob", "acme"
 
@@ -42,6 +43,8 @@ class RunningHub:
     def start(self) -> None:
         """Start the child and wait until it serves; on the same port when started again."""
         self.home.mkdir(parents=True, exist_ok=True)
+        if self._database_url is None:
+            lay_database(self.home / "hub.db")
         options = {"port": self._port, "database_url": self._database_url, **self._settings}
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

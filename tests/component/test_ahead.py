@@ -21,7 +21,7 @@ from sqlalchemy import Engine, func, select
 
 from qwenstack.core.identifiers import new_id
 from qwenstack.storage import tables
-from qwenstack.storage.database import open_database, reading
+from qwenstack.storage.database import reading
 from qwenstack.studio.ledger import spool
 from qwenstack.studio.ledger.ahead import AheadFile, Segment, decode_bill, encode_bill, read_records
 from qwenstack.studio.ledger.journal import Journal
@@ -30,11 +30,12 @@ from qwenstack.studio.ledger.standing import Standing, read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.ledger.writes import Refused, Reverse, Run, Settle, write_all, write_each
 from tests.component.test_ledger import a_charge, a_workspace
+from tests.migrated import new_database
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    engine = new_database(tmp_path / "a.db")
     yield engine
     engine.dispose()
 

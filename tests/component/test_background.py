@@ -12,13 +12,13 @@ from sqlalchemy.exc import OperationalError
 
 from qwenstack.core.instants import now_us
 from qwenstack.core.refusals import Refusal, RefusalKind
-from qwenstack.storage.database import open_database
 from qwenstack.studio import accounts, background, tenants
 from qwenstack.studio.background import Background
 from qwenstack.studio.ledger.funds import MemoryFunds
 from qwenstack.studio.ledger.journal import Journal
 from qwenstack.studio.tenancy import Plan
 from qwenstack.studio.tenants import Tenants
+from tests.migrated import new_database
 
 AWAY = Refusal(RefusalKind.STORAGE_UNAVAILABLE, "The ledger did not confirm this in time.")
 BROKEN: tuple[Exception, ...] = (
@@ -78,7 +78,7 @@ class RefusedOnce(MemoryFunds):
 async def test_a_revoked_key_ends_though_the_ledger_was_away_when_money_came(
     tmp_path: Path,
 ) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    database = new_database(tmp_path / "a.db")
     journal = Journal(database)
     funds = RefusedOnce(journal)
     followed = Tenants(database, journal, funds)

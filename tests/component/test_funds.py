@@ -25,6 +25,7 @@ from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.ledger.writes import Settle
 from qwenstack.studio.tenancy import Budget, Plan, Workspace
 from tests.component.test_ledger import a_charge
+from tests.migrated import new_database
 
 BUDGET = Budget(
     id="b", workspace_id="w", key_id=None, period="total", limit_micro=1000, alert_percent=80
@@ -95,7 +96,7 @@ def test_free_quota_covers_a_request_whole_or_the_money_is_held(free: int, token
 @pytest.fixture(params=["memory", "shared"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Engine]]:
     if request.param == "memory":
-        engine = open_database(f"sqlite:///{tmp_path / 'funds.db'}")
+        engine = new_database(tmp_path / "funds.db")
     else:
         engine = open_database(request.getfixturevalue("postgres_url"))
     yield request.param, engine

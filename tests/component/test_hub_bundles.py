@@ -45,11 +45,13 @@ from qwenstack.hub.registry.revisions import HEADS, MAIN, read_files
 from qwenstack.hub.store.kinds import BundleError
 from qwenstack.storage import audit_log
 from qwenstack.storage.hub_tables import repos
+from tests.migrated import lay_database
 
 BASE = np.random.default_rng(0).bytes(3_000_000)
 
 
 def make_hub(home: Path) -> Hub:
+    lay_database(home / "hub" / "hub.db")
     hub = open_hub(home / "hub")
     with hub.database.begin() as connection:
         create_account(connection, name="acme", kind="organisation")

@@ -27,6 +27,7 @@ from qwenstack.hub.registry.repos import Repo, create_repo, find_repo, move_repo
 from qwenstack.hub.registry.revisions import read_files
 from tests.hub import RunningHub, running_hub
 from tests.hub_upstream_proxy import UpstreamProxy
+from tests.migrated import lay_database
 
 CARD = b"---\nlicense: %s\n---\n# A model\n"
 MARK = b"these bytes are to be swapped"
@@ -80,6 +81,7 @@ def publish(upstream: RunningHub, repo: str, files: dict[str, bytes], **more: An
 
 def command(home: Path, *words: str, token: str = "") -> tuple[int, Any]:
     """A command of the hub at `home`: its exit status, and its JSON or what it says."""
+    lay_database(home / "hub" / "hub.db")
     environment = {"QWENSTACK_HOME": str(home), "QWENSTACK_HUB_UPSTREAM_TOKEN": token}
     result = CliRunner().invoke(commands, [*words, "--json"], env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -13,14 +13,14 @@ import pytest
 from qwenstack.hub.http.parts_ahead import PartsAhead
 from qwenstack.hub.registry.uploads import Upload, part_path
 from qwenstack.hub.store.contents import ContentMismatch, ContentStore
-from qwenstack.storage.database import open_database
+from tests.migrated import new_database
 
 PART_BYTES = 300_000
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ContentStore]:
-    store = ContentStore(open_database(f"sqlite:///{tmp_path / 'hub.db'}"), tmp_path)
+    store = ContentStore(new_database(tmp_path / "hub.db"), tmp_path)
     yield store
     store.database.dispose()
 

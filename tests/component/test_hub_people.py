@@ -43,13 +43,14 @@ from qwenstack.hub.registry.repos import (
 from qwenstack.hub.summaries import Lineage, note_lineage
 from qwenstack.storage import hub_tables
 from qwenstack.storage.database import open_database
+from tests.migrated import new_database
 
 SECRET = b"s" * 32
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
+    engine = new_database(tmp_path / "hub.db")
     with engine.begin() as connection:
         for name in ("Alice", "Bob", "Carol"):
             directory.create_account(connection, name=name)
@@ -252,7 +253,7 @@ def test_downloads_of_the_last_thirty_days_forget_older_ones(database: Engine) -
 
 
 def test_counting_never_fails_its_caller_when_the_database_is_gone(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
+    engine = new_database(tmp_path / "hub.db")
     repo = publish(engine, "acme/model")
     counter = Downloads(engine, flush_s=0.01)
     with engine.begin():

@@ -36,6 +36,7 @@ from qwenstack.hub.registry.uploads import begin_upload
 from tests.hub import RunningHub, running_hub
 from tests.hub_http import batch as lfs_batch
 from tests.hub_http import call, commit, file, lfs_file, sha256
+from tests.migrated import lay_database
 
 BRANCH = HEADS + MAIN
 BY_ALICE = Message("a commit", "", "alice")
@@ -47,7 +48,10 @@ BOTH = pytest.mark.parametrize("hub", ["sqlite", "postgresql"], indirect=True)
 @pytest.fixture
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hub]:
     wanted = getattr(request, "param", "sqlite")
-    url = request.getfixturevalue("postgres_url") if wanted == "postgresql" else None
+    if wanted == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    else:
+        url = lay_database(tmp_path / "hub" / "hub.db")
     opened = open_hub(tmp_path / "hub", database_url=url)
     with opened.database.begin() as connection:
         create_account(connection, name="alice")

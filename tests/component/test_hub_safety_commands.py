@@ -20,6 +20,7 @@ from qwenstack.hub.registry.operations import Add
 from qwenstack.hub.registry.repos import Repo, create_repo
 from qwenstack.hub.registry.revisions import find_commit
 from qwenstack.hub.safety.records import SafetyInspector
+from tests.migrated import lay_database
 from tests.unit.test_facts import CARD, release
 
 MAIN = "refs/heads/main"
@@ -51,6 +52,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def repo(home: Path) -> Repo:
     """A repo with two commits: the second one takes the licence's text away."""
+    lay_database(home / "hub" / "hub.db")
     hub = open_hub(home / "hub")
     files = release() | {"LICENSE": b"one\ntwo\n"}
     entries = tuple(put(hub, path, content) for path, content in sorted(files.items()))

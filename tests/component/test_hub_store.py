@@ -42,12 +42,13 @@ from qwenstack.hub.store.writing import STRETCH_CHUNKS_MIN
 from qwenstack.hub.store.xorb import XorbError, write_xorb
 from qwenstack.storage.database import open_database
 from qwenstack.storage.hub_tables import contents, packs, segments
+from tests.migrated import lay_database
 
 FUTURE_US = 2**62
 
 
 def open_store(folder: Path, url: str | None = None) -> ContentStore:
-    return ContentStore(open_database(url or f"sqlite:///{folder / 'hub.db'}"), folder)
+    return ContentStore(open_database(url or lay_database(folder / "hub.db")), folder)
 
 
 @pytest.fixture

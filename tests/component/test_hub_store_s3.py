@@ -18,7 +18,7 @@ import pytest
 from qwenstack.hub.store.contents import ContentCorrupt, ContentStore, StoreError
 from qwenstack.hub.store.objects import open_objects
 from qwenstack.hub.store.s3 import S3Objects
-from qwenstack.storage.database import open_database
+from tests.migrated import new_database
 
 pytest.importorskip("obstore", reason="no S3 client: the wheel obstore is missing")
 FUTURE_US = 2**62
@@ -68,7 +68,7 @@ def url(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 def open_store(url: str, folder: Path) -> ContentStore:
-    database = open_database(f"sqlite:///{folder / 'hub.db'}")
+    database = new_database(folder / "hub.db")
     return ContentStore(database, folder, open_objects(url, folder))
 
 
@@ -120,7 +120,7 @@ def test_the_cache_keeps_its_size(url: str, tmp_path: Path) -> None:
     objects = open_objects(url, tmp_path)
     assert isinstance(objects, S3Objects)
     small = S3Objects(objects._store, tmp_path / "small", 100_000)
-    store = ContentStore(open_database(f"sqlite:///{tmp_path / 'hub.db'}"), tmp_path, small)
+    store = ContentStore(new_database(tmp_path / "hub.db"), tmp_path, small)
     stored = [store.put([np.random.default_rng(seed).bytes(60_000)]) for seed in range(4)]
     cached = sorted((tmp_path / "small").iterdir())
     assert len(cached) == 4  # each was used just now

@@ -30,6 +30,7 @@ from qwenstack.studio.ledger.standing import read_standing
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.ledger.writes import Checkpoint, Reverse, Run, Settle, charge_of, write_all
 from qwenstack.studio.tenancy import Plan, Workspace
+from tests.migrated import new_database
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -67,7 +68,7 @@ def a_workspace(database: Engine, name: str = "w") -> Workspace:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     if request.param == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path / 'ledger.db'}")
+        engine = new_database(tmp_path / "ledger.db")
     else:
         engine = open_database(request.getfixturevalue("postgres_url"))
     yield engine
@@ -185,7 +186,7 @@ def test_a_machine_whose_clock_is_ahead_takes_no_living_worker_for_dead(
 def test_the_only_process_settles_what_was_left_though_the_clock_was_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    database = new_database(tmp_path / "ledger.db")
     right = a_charge(a_workspace(database), "req_1", 1)
     wrong = msgspec.structs.replace(right, request_id="req_2", amount_micro=2**63)
     bills = [(each.request_id, msgspec.json.encode(Settle(charge=each))) for each in (right, wrong)]

@@ -29,6 +29,7 @@ from qwenstack.hub.registry.repos import create_repo
 from qwenstack.hub.registry.revisions import HEADS, MAIN
 from qwenstack.storage.hub_tables import fingerprints
 from tests import lineage_models as models
+from tests.migrated import lay_database
 
 RESEARCH = "---\nlicense: other\nlicense_name: qwen-research\n---\n"
 
@@ -62,6 +63,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(home: Path, tmp_path: Path) -> Hub:
     """A research-licensed base, a child that says Apache-2.0 and names nobody, and a stranger."""
+    lay_database(home / "hub" / "hub.db")
     hub = open_hub(home / "hub")
     with hub.database.begin() as connection:
         create_account(connection, name="acme", kind="organisation")

@@ -24,7 +24,7 @@ CONTENT = "INSERT INTO hub_repo_contents (repo_id, sha256) VALUES ('repo_1', 'aa
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'old.db'}"
-    found: str = request.getfixturevalue("postgres_url")
+    found: str = request.getfixturevalue("empty_postgres_url")
     return found
 
 

@@ -30,6 +30,7 @@ from qwenstack.hub.safety.scanner import scan
 from qwenstack.hub.safety.templates import TemplateAnswer, TemplateRequest
 from qwenstack.storage.database import open_database
 from tests.hostile_files import COMMAND, SOUND_TENSORS, hostile_files, member, tarred, zipped
+from tests.migrated import new_database
 from tests.unit.test_gguf import gguf
 
 HOSTILE = hostile_files()
@@ -238,10 +239,10 @@ class File(msgspec.Struct, frozen=True):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path / 'hub.db'}"
     if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    engine = open_database(url)
+        engine = open_database(request.getfixturevalue("postgres_url"))
+    else:
+        engine = new_database(tmp_path / "hub.db")
     yield engine
     engine.dispose()
 

@@ -21,10 +21,11 @@ from qwenstack.studio.ledger.spool import Spool, left_behind
 from qwenstack.studio.ledger.verify import verify_ledger
 from qwenstack.studio.ledger.writes import Reverse, Settle, Write, write_all
 from tests.component.test_ledger import a_charge, a_workspace
+from tests.migrated import new_database
 
 
 def test_what_was_kept_comes_back_in_order(tmp_path: Path) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    database = new_database(tmp_path / "a.db")
     workspace = a_workspace(database)
     writes: list[Write] = [
         Settle(charge=a_charge(workspace, "req_1", 5)),
@@ -42,7 +43,7 @@ def test_what_was_kept_comes_back_in_order(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_the_file_for_the_next_try(tmp_path: Path) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    database = new_database(tmp_path / "a.db")
     spool = Spool(tmp_path / "spool", "wrk_1")
     spool.keep([Settle(charge=a_charge(a_workspace(database), "req_1", 5))])
     spool.close()
@@ -53,7 +54,7 @@ def test_an_error_leaves_the_file_for_the_next_try(tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_costs_itself_only_and_stays_to_be_looked_at(tmp_path: Path) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    database = new_database(tmp_path / "a.db")
     spool = Spool(tmp_path / "spool", "wrk_1")
     spool.keep([Settle(charge=a_charge(a_workspace(database), "req_1", 5))])
     spool.close()
@@ -143,7 +144,7 @@ async def test_the_file_is_empty_again_once_the_database_is_back(tmp_path: Path)
 
 
 def test_processes_that_start_at_once_find_each_bill_once(tmp_path: Path) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    database = new_database(tmp_path / "a.db")
     settle = Settle(charge=a_charge(a_workspace(database), "req_1", 5))
     folder = tmp_path / "spool"
 

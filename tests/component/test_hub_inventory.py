@@ -180,3 +180,11 @@ def test_what_other_hubs_have_is_said_not_to_be_here_and_hides_no_account(
     # As of a name that nobody has: a page, or its absence, of an account that was called so.
     pages = [call(hub, "GET", f"/{name}/model")[0] for name in ("uploads", "nobody")]
     assert pages == [404, 404]
+
+
+def test_git_is_told_what_to_use_instead(hub: RunningHub) -> None:
+    for repo in ("acme/model", "acme/model.git", "datasets/nobody/absent"):
+        status, headers, answer = call(hub, "GET", f"/{repo}/info/refs?service=git-upload-pack")
+        assert status == 501
+        assert headers["content-type"].startswith("text/plain")  # Git shows nothing else
+        assert "hf download" in answer.decode()

@@ -21,6 +21,13 @@ _AREAS = {
     "/buckets": "buckets",
 }
 _ATTACHMENTS = "/uploads"
+# Where `git clone` and `git push` begin.
+_GIT = "/{repo:(?:datasets/)?[^/]+/[^/]+}/info/refs"
+_NO_GIT = (
+    "This hub does not speak Git. Use the `hf` command with HF_ENDPOINT set to its address:\n"
+    "  hf download NAMESPACE/NAME --local-dir FOLDER\n"
+    "  hf upload NAMESPACE/NAME FOLDER\n"
+)
 
 
 def routes(_hub: Hub) -> list[web.RouteDef]:
@@ -29,11 +36,16 @@ def routes(_hub: Hub) -> list[web.RouteDef]:
     async def no_spaces(_request: web.Request) -> web.Response:
         return json_response([])
 
+    async def no_git(_request: web.Request) -> web.Response:
+        # Git shows what comes as plain text, and nothing else.
+        return web.Response(status=501, text=_NO_GIT)
+
     refused = [_refusing(start, what) for start, what in _AREAS.items()]
     leaderboards = _refusing(API_REPO + "/leaderboard", "leaderboards")
     # Sent, never read: an account may have been called so.
     attachments = _refusing(_ATTACHMENTS, "attachments of discussions", method="POST")
-    return [*refused, leaderboards, attachments, web.get("/api/spaces", no_spaces)]
+    listed = [web.get("/api/spaces", no_spaces), web.get(_GIT, no_git)]
+    return [*refused, leaderboards, attachments, *listed]
 
 
 def _refusing(start: str, what: str, *, method: str = "*") -> web.RouteDef:

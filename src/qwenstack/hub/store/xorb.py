@@ -42,9 +42,9 @@ class XorbReader:
     """A xorb that comes piece by piece. It never makes more of it than is announced."""
 
     def __init__(self) -> None:
-        # What came of a chunk that is not whole yet, or of the footer.
+        # What came of a chunk that is not whole yet. Of a footer only its start is kept.
         self._rest = b""
-        self._wire_bytes = self._bytes = self._number = 0
+        self._wire_bytes = self._bytes = self._number = self._footer_bytes = 0
 
     def feed(self, pieces: Iterable[bytes]) -> Iterator[bytes | memoryview]:
         """The chunks, uncompressed, that are whole by now; to be taken all. Raises XorbError."""
@@ -57,8 +57,11 @@ class XorbReader:
             yield self._chunk(data[place:end])
             place = end
         self._rest = bytes(data[place:])
-        if self._in_footer() and len(self._rest) > FOOTER_BYTES_MAX:
-            raise XorbError(f"the xorb's footer has more than {FOOTER_BYTES_MAX} bytes")
+        if self._in_footer():
+            self._footer_bytes += len(self._rest) - len(_FOOTER_START)
+            self._rest = _FOOTER_START
+            if len(_FOOTER_START) + self._footer_bytes > FOOTER_BYTES_MAX:
+                raise XorbError(f"the xorb's footer has more than {FOOTER_BYTES_MAX} bytes")
 
     def finish(self) -> None:
         """All pieces came. Raises XorbError when something is missing."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
@@ -25,6 +24,7 @@ from qwenstack.cli.context import (
     workspace_id_of,
 )
 from qwenstack.cli.instants import parse_duration_s, shown_instant
+from qwenstack.cli.tables import show_table
 from qwenstack.core.instants import now_us
 from qwenstack.core.money import Money, parse_money
 from qwenstack.storage import tables
@@ -129,7 +129,7 @@ def list_workspaces(home: Path | None, as_json: bool) -> None:
             str(Money(row["balance_micro"], row["currency"])),
             "suspended" if row["suspended"] else "active",
         )
-    Console().print(table)
+    show_table(table)
 
 
 @workspaces.command("suspend")
@@ -241,7 +241,7 @@ def list_keys(workspace: str | None, home: Path | None, as_json: bool) -> None:
             shown_instant(key.last_used_us),
             _state(key),
         )
-    Console().print(table)
+    show_table(table)
 
 
 @admin.command("top-up")
@@ -371,7 +371,7 @@ def list_plans(home: Path | None, as_json: bool) -> None:
             )
             or "-",
         )
-    Console().print(table)
+    show_table(table)
 
 
 @plans.command("put")
@@ -411,7 +411,7 @@ def deployments(home: Path | None, as_json: bool) -> None:
             str(each.max_output_tokens),
             each.licence or "unknown",
         )
-    Console().print(table)
+    show_table(table)
 
 
 @admin.command("entries")
@@ -436,7 +436,7 @@ def entries(workspace: str, limit: int, home: Path | None, as_json: bool) -> Non
     table = Table("at (UTC)", "kind", "entry", "memo")
     for row in rows:
         table.add_row(shown_instant(row.at_us), row.kind, row.id, row.memo or "")
-    Console().print(table)
+    show_table(table)
 
 
 def _money(text: str, currency: str) -> Money:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Column, Table
 
 from qwenstack.cli.context import (
@@ -22,6 +21,7 @@ from qwenstack.cli.context import (
     workspace_id_of,
 )
 from qwenstack.cli.instants import shown_instant
+from qwenstack.cli.tables import show_table
 from qwenstack.storage.audit_log import record
 from qwenstack.studio import accounts
 from qwenstack.studio.alerts import budgets, webhooks
@@ -95,7 +95,7 @@ def list_webhooks(home: Path | None, as_json: bool) -> None:
             webhook.url,
             _outcome(last[0]) if last else "none",
         )
-    Console().print(table)
+    show_table(table)
 
 
 @alerts.command("rm")
@@ -153,7 +153,7 @@ def list_deliveries(webhook: str, limit: int, home: Path | None, as_json: bool) 
         table.add_row(
             each.message_id, shown_instant(each.created_us), str(each.attempts), _outcome(each)
         )
-    Console().print(table)
+    show_table(table)
 
 
 def _sender(home: Path | None) -> Sender:

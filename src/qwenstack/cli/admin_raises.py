@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from qwenstack.cli.context import (
@@ -19,6 +18,7 @@ from qwenstack.cli.context import (
     workspace_id_of,
 )
 from qwenstack.cli.instants import parse_duration_s, parse_instant_us, shown_instant
+from qwenstack.cli.tables import show_table
 from qwenstack.core.instants import now_us
 from qwenstack.studio import accounts, raised_limits
 from qwenstack.studio.admission.raises import Raise
@@ -106,7 +106,7 @@ def list_raises(workspace: str | None, home: Path | None, as_json: bool) -> None
         table.add_row(
             each.id, tenancy.workspaces[each.workspace_id].name, shown_raise(each), each.reason
         )
-    Console().print(table)
+    show_table(table)
 
 
 @raises.command("end")

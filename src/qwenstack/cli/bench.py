@@ -21,6 +21,7 @@ from qwenstack.cli.context import (
     print_json,
     resolve_home,
 )
+from qwenstack.cli.tables import show_table
 from qwenstack.engines.bench import Measurement, measure
 from qwenstack.engines.interface import EngineUnavailable
 from qwenstack.engines.llamacpp import LlamaCpp, LlamaCppOptions
@@ -89,7 +90,7 @@ def engine(model: str | None, tokens: int, write: bool, home: Path | None, as_js
                 f"{each.tokens_per_s:.1f}",
                 f"{each.first_token_ms:.0f} ms",
             )
-    Console().print(table)
+    show_table(table)
     click.echo(
         f"Best: {best.engine} with {best.parallel} slots, {best.best_tokens_per_s:.1f} tok/s."
     )

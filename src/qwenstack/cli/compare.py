@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 import msgspec
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from qwenstack.catalog.compare import Candidate, Measured, candidate, draw
 from qwenstack.catalog.load import load
 from qwenstack.catalog.which import which
 from qwenstack.cli.context import json_option, print_json
+from qwenstack.cli.tables import show_table
 
 _MEASURED_BYTES_MAX = 4 * 1024 * 1024
 
@@ -68,7 +68,7 @@ def compare(
     if as_json:
         print_json({"memory_gib": round(gib, 1), "context_tokens": context, "candidates": found})
     else:
-        Console().print(_table(found, gib, context))
+        show_table(_table(found, gib, context))
 
 
 def _read_measured(path: Path) -> dict[str, Measured]:

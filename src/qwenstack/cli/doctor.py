@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 import msgspec
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from qwenstack.cli.context import (
@@ -23,6 +22,7 @@ from qwenstack.cli.context import (
     resolve_home,
 )
 from qwenstack.cli.failures import EXPECTED, describe
+from qwenstack.cli.tables import show_table
 from qwenstack.engines.llamacpp_child import missing_cpu_feature
 from qwenstack.storage import audit_log
 from qwenstack.storage.database import shown
@@ -71,7 +71,7 @@ def doctor(home: Path | None, as_json: bool) -> None:
         table = Table("check", "", "found")
         for each in findings:
             table.add_row(each.check, "ok" if each.ok else "[bold red]no[/]", each.found)
-        Console().print(table)
+        show_table(table)
     sys.exit(0 if all(each.ok for each in findings) else 1)
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from qwenstack.catalog.load import load
 from qwenstack.catalog.which import Answer, which
 from qwenstack.cli.context import home_option, json_option, resolve_home
+from qwenstack.cli.tables import show_table
 from qwenstack.core.evidence import Evidence
 from qwenstack.dossier.compose import compose
 from qwenstack.dossier.document import Document
@@ -257,5 +258,5 @@ def _summary(document: Document, folder: Path) -> None:
             for kinds in (("shown", "partly"), ("gap",), ("conflict",))
         ]
         table.add_row(section.title, *(str(count or "") for count in counts))
-    Console().print(table)
+    show_table(table)
     click.echo(f"Written to {folder}: open {folder / 'dossier.html'}.")

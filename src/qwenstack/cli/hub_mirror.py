@@ -17,6 +17,7 @@ from qwenstack.cli.hub_context import (
     hub_folder,
     objects_option,
 )
+from qwenstack.cli.tables import show_table
 from qwenstack.hub.assembly import serving_hub
 from qwenstack.hub.errors import RepoNotFound
 from qwenstack.hub.http.instants import wire_instant
@@ -145,7 +146,10 @@ def origins(
             (origin.licence_sha256 or "no file")[:12],
             f"{origin.endpoint}/{origin.upstream_name}",
         )
-    Console().print(table if listed else "Nothing was copied: qwenstack hub mirror NAMESPACE/NAME")
+    if listed:
+        show_table(table)
+    else:
+        click.echo("Nothing was copied: qwenstack hub mirror NAMESPACE/NAME")
 
 
 def _wire(named: NamedOrigin) -> dict[str, str | None]:

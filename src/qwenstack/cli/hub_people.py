@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from qwenstack.cli.context import actor, home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
 from qwenstack.cli.sizes import shown_size
+from qwenstack.cli.tables import show_table
 from qwenstack.core.instants import from_us, to_us
 from qwenstack.hub.accounts import departures, directory
 from qwenstack.hub.accounts import tokens as token_store
@@ -77,7 +77,7 @@ def list_users(database: str | None, home: Path | None, as_json: bool) -> None:
             shown_size(used[each.key].bytes),
             shown_size(used[each.key].waiting_bytes),
         )
-    _print(table)
+    show_table(table)
 
 
 @users.command("add")
@@ -250,7 +250,7 @@ def list_members(organisation: str, database: str | None, home: Path | None, as_
     table = Table("user", "role")
     for each in found:
         table.add_row(each.account.name, each.role)
-    _print(table)
+    show_table(table)
 
 
 @click.group()
@@ -354,7 +354,7 @@ def list_tokens(
             f"{from_us(each.last_used_us):%Y-%m-%d %H:%M}" if each.last_used_us else "never",
             _state(each, now),
         )
-    _print(table)
+    show_table(table)
 
 
 @tokens.command("revoke")
@@ -432,11 +432,3 @@ def _state(token: Token, now: int) -> str:
     if token.holds(now):
         return f"until {from_us(token.expires_us):%Y-%m-%d}" if token.expires_us else "valid"
     return "revoked" if token.revoked_us is not None else "expired"
-
-
-def _print(table: Table) -> None:
-    """As wide as the terminal; where there is none, wide enough for what reads it."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)

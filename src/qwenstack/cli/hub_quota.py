@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from qwenstack.cli.context import actor, home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
 from qwenstack.cli.sizes import parse_size, shown_size
+from qwenstack.cli.tables import show_table
 from qwenstack.hub import quotas
 from qwenstack.hub.accounts.directory import find_account
 
@@ -76,7 +76,7 @@ def quota(
         shown = str if name == "repos" else shown_size
         row = [words, "none" if most is None else shown(most)]
         table.add_row(*(row if usage is None else [row[0], shown(used[name]), row[1]]))
-    Console().print(table)
+    show_table(table)
 
 
 def _limit(text: str) -> int | None:

@@ -13,6 +13,7 @@ from rich.tree import Tree
 from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_connection
 from qwenstack.cli.sizes import shown_size
+from qwenstack.cli.tables import show_table
 from qwenstack.hub import downloads
 from qwenstack.hub.accounts.directory import list_accounts
 from qwenstack.hub.accounts.identity import Identity
@@ -80,7 +81,7 @@ def stats(
         if count:
             table.add_row(day, f"{count:,}")
     if table.row_count:
-        console.print(table)
+        show_table(table)
 
 
 def _show_kept(home: Path | None, database: str | None, as_json: bool) -> None:
@@ -99,7 +100,7 @@ def _show_kept(home: Path | None, database: str | None, as_json: bool) -> None:
         if each.repos or each.bytes or each.waiting_bytes:
             sizes = (each.bytes, each.waiting_bytes, each.guest_bytes)
             table.add_row(names[key], str(each.repos), *map(shown_size, sizes))
-    Console().print(table)
+    show_table(table)
 
 
 @click.command()

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from qwenstack.cli.context import home_option, json_option, ledger_connection
 from qwenstack.cli.instants import parse_period
+from qwenstack.cli.tables import console
 from qwenstack.core.refusals import Refusal, RefusalKind
 from qwenstack.studio.accounts import find_workspace, read_tenancy
 from qwenstack.studio.focus import FocusParties, focus_csv
@@ -67,7 +67,7 @@ def invoice(
     if as_json:
         click.echo(invoice_json(bill))
     elif pdf is None and csv is None:
-        Console().print(invoice_table(bill))
+        console().print(invoice_table(bill))
 
 
 def _only_workspace(workspaces: list[Workspace]) -> Workspace:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from qwenstack.cli.context import home_option, json_option, print_json
 from qwenstack.cli.hub_context import database_option, hub_folder, objects_option
+from qwenstack.cli.tables import show_table
 from qwenstack.hub.lineage.index import HubIndex
 from qwenstack.hub.store.contents import ContentStore
 from qwenstack.hub.store.objects import open_objects
@@ -89,7 +90,10 @@ def audit(database: str | None, objects: str | None, home: Path | None, as_json:
         for each in findings:
             cells = (each.release, each.kind, each.parent or "", each.clause, each.detail)
             table.add_row(*(escape(cell) for cell in cells))
-        Console().print(table if findings else "Cards and weights agree.")
+        if findings:
+            show_table(table)
+        else:
+            click.echo("Cards and weights agree.")
         if missing:
             click.echo(f"{len(missing)} releases are not indexed: run `qwenstack lineage index`")
     if findings:

@@ -12,6 +12,7 @@ from rich.table import Table
 from qwenstack.cli.context import home_option, json_option
 from qwenstack.cli.hub_context import database_option, objects_option
 from qwenstack.cli.lineage_hub import lineage_index
+from qwenstack.cli.tables import show_table
 from qwenstack.hub.lineage.library import folder_library, own_name
 from qwenstack.hub.lineage.model import Model, open_path
 from qwenstack.hub.lineage.trace import Answer, LayerEvidence, trace
@@ -95,7 +96,7 @@ def _print(reference: str, answer: Answer) -> None:
         console.print(f"[bold]{reference}[/bold]: the evidence does not decide")
     for evidence in answer.evidence:
         if evidence.layers:
-            console.print(_table(evidence.layers))
+            show_table(_table(evidence.layers))
             continue
         value = "" if evidence.value is None else f" {evidence.value:.4g}"
         console.print(

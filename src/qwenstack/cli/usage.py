@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from qwenstack.cli.context import (
@@ -19,6 +18,7 @@ from qwenstack.cli.context import (
     workspace_id_of,
 )
 from qwenstack.cli.instants import parse_period
+from qwenstack.cli.tables import show_table
 from qwenstack.core.instants import to_us
 from qwenstack.core.money import Money
 from qwenstack.studio.accounts import find_key
@@ -61,26 +61,30 @@ def usage(
     if as_json:
         print_json({"start": start, "end": end, "by": by, "lines": lines})
         return
-    Console().print(_table(lines, by, f"{start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC)"))
+    show_table(_table(lines, by, f"{start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC)"))
 
 
 def _table(lines: list[UsageLine], by: str, title: str) -> Table:
     table = Table(by, title=title)
-    for column in ("requests", "interrupted", "prompt", "cached", "completion", "reasoning"):
-        table.add_column(column, justify="right")
-    table.add_column("cost", justify="right")
-    for line in lines:
-        tokens = line.usage
-        table.add_row(
-            line.group,
-            f"{line.requests:,}",
-            f"{line.interrupted:,}",
-            f"{tokens.prompt:,}",
-            f"{tokens.cached + tokens.cached_explicit:,}",
-            f"{tokens.completion:,}",
-            f"{tokens.reasoning:,}",
-            str(Money(line.amount_micro, line.currency)),
-        )
+    counted = {
+        "requests": [line.requests for line in lines],
+        "interrupted": [line.interrupted for line in lines],
+        "prompt": [line.usage.prompt for line in lines],
+        "cached": [line.usage.cached + line.usage.cached_explicit for line in lines],
+        "completion": [line.usage.completion for line in lines],
+        "reasoning": [line.usage.reasoning for line in lines],
+    }
+    # What most never have takes room only from those who have it.
+    shown = {
+        name: counts
+        for name, counts in counted.items()
+        if name not in ("interrupted", "reasoning") or any(counts)
+    }
+    for name in (*shown, "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for place, line in enumerate(lines):
+        counts = (f"{counts[place]:,}" for counts in shown.values())
+        table.add_row(line.group, *counts, str(Money(line.amount_micro, line.currency)))
     if not lines:
         table.caption = "Nothing was consumed in this period."
     return table

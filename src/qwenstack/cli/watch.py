@@ -23,6 +23,7 @@ from qwenstack.catalog.watch.snapshot import (
     read_snapshot,
 )
 from qwenstack.cli.context import home_option, json_option, print_json, resolve_home
+from qwenstack.cli.tables import show_table
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -175,28 +176,27 @@ def _print_events(events: list[Event]) -> None:
 
 
 def _print_signals(found: Signals) -> None:
-    console = Console()
     table = Table("quarter", "releases", "by size", "by modality", title="Open releases")
     for quarter in found.quarters:
         table.add_row(
             quarter.quarter, str(quarter.releases), _counts(quarter.by_size),
             _counts(quarter.by_modality),
         )  # fmt: skip
-    console.print(table)
+    show_table(table)
     table = Table("family", "open", "hosted only", "share open", title="Openness")
     for each in found.openness:
         table.add_row(
             each.generation, str(each.open_releases), str(each.hosted_only), f"{each.share:.0%}"
         )
-    console.print(table)
+    show_table(table)
     table = Table("hosted", "open weights", "days", "status", title="Hosted minus open, in days")
     for lag in found.lags:
         table.add_row(
             lag.hosted, lag.release, "unknown" if lag.days is None else str(lag.days), lag.status
         )
-    console.print(table)
+    show_table(table)
     if found.undated:
-        console.print(f"{found.undated} releases have no date on record and are left out.")
+        click.echo(f"{found.undated} releases have no date on record and are left out.")
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -59,25 +59,40 @@ def invoice_table(invoice: Invoice) -> RenderableType:
         f"{head.period_start:%Y-%m-%d %H:%M} to {head.period_end:%Y-%m-%d %H:%M} UTC, end excluded",
         f"{invoice.requests:,} requests, {invoice.interrupted:,} of them interrupted",
     ]
-    parts: list[RenderableType] = [title, Text("\n".join(lines)), _details(invoice)]
-    parts.append(_sums(invoice))
-    return Group(*parts)
+    shared = [
+        f"{name.lower()} {next(iter(each))}" for name, each in _sources(invoice) if len(each) == 1
+    ]
+    if shared:
+        lines.append(f"All by {', '.join(shared)}")
+    return Group(title, Text("\n".join(lines) + "\n"), _details(invoice), "", _sums(invoice))
+
+
+def _sources(invoice: Invoice) -> list[tuple[str, set[str]]]:
+    """The different keys and regions: what is the same everywhere is said once, not in a column."""
+    labels = [group_labels(group) for group in invoice.groups]
+    return [("Key", {key for _, _, key, _ in labels}), ("Region", {each for *_, each in labels})]
 
 
 def _details(invoice: Invoice) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("Day", "Model", "Key", "Region", "Meter"):
-        table.add_column(name, overflow="fold")
-    for name in ("Tokens", "Free", "Per 1M", invoice.head.currency):
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    # Day and model always; key and region where they differ.
+    in_columns = [True, True, *(len(each) > 1 for _, each in _sources(invoice))]
+    some_free = any(line.free for group in invoice.groups for line in group.lines)
+    for name, has_column in zip(("Day", "Model", "Key", "Region"), in_columns, strict=True):
+        if has_column:
+            table.add_column(name, overflow="fold", no_wrap=name == "Day")
+    table.add_column("Meter", no_wrap=True)
+    for name in ("Tokens", *(["Free"] if some_free else []), "Per 1M", invoice.head.currency):
         table.add_column(name, justify="right", no_wrap=True)
     for group in invoice.groups:
         for place, line in enumerate(group.lines):
             labels = group_labels(group) if place == 0 else ("", "", "", "")
+            free = [f"{line.free:,}" if line.free else ""] if some_free else []
             table.add_row(
-                *(Text(label) for label in labels),
+                *(Text(label) for label, shown in zip(labels, in_columns, strict=True) if shown),
                 Text(METER_NAMES[line.meter]),
                 f"{line.tokens:,}",
-                f"{line.free:,}" if line.free else "",
+                *free,
                 line.rate,
                 exact(line.amount_micro),
             )

@@ -92,7 +92,9 @@ def is_below(tree: list[int], place: int, ancestor: int) -> bool:
 
 def root_of(tree: list[int], place: int) -> int:
     """The first of the line that `place` ends."""
-    while tree[place] >= 0:
+    for _ in range(len(tree)):
+        if tree[place] < 0:
+            break
         place = tree[place]
     return place
 

@@ -27,7 +27,7 @@ from qwenstack.engines.llamacpp_child import LlamaCppConfiguration, missing_cpu_
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONTEXT = 512
+CONTEXT = 256
 
 
 def ask(text: str, max_tokens: int = 16) -> GenerationRequest:
@@ -117,7 +117,7 @@ async def test_a_prompt_over_the_context_is_refused_as_such(engine: LlamaCpp, ex
 
 
 async def test_a_context_that_fills_up_ends_the_answer_by_length(engine: LlamaCpp) -> None:
-    numbers = "".join(f"{number}\n" for number in range(100, 210))  # 4 tokens a line
+    numbers = "".join(f"{number}\n" for number in range(100, 158))  # 4 tokens a line
     request = msgspec.structs.replace(LONG, messages=(), prompt=numbers, max_tokens=10_000)
     reasons = []
     async for step in engine.generate(request):

@@ -36,7 +36,7 @@ def _clock_us(connection: Connection) -> int:
 
 
 def recover(connection: Connection, *, alone: bool) -> tuple[int, list[Settle]]:
-    """Settle the saved streams of dead workers as interrupted: how many, and the refused ones.
+    """Settle the saved streams of dead workers as interrupted: how many were new, and the refused.
 
     `alone` says that the caller is the only process on this database: then every worker that left
     something behind is dead, whatever the clock says, which may have been set back since.
@@ -56,10 +56,11 @@ def recover(connection: Connection, *, alone: bool) -> tuple[int, list[Settle]]:
             settlements.append(msgspec.json.decode(row.charge, type=Settle))
         except msgspec.MsgspecError:  # of another release
             _log.critical("the saved stream %s is no bill: %r", row.request_id, row.charge)
-    pairs = zip(settlements, write_each(connection, settlements), strict=True)
+    results = write_each(connection, settlements)
+    pairs = zip(settlements, results, strict=True)
     refused = [settle for settle, result in pairs if isinstance(result, Refused)]
     if left:  # what stayed of them would be looked at again and again
         write_all(connection, [Forget(tuple(row.request_id for row in left))])
     connection.execute(delete(tables.holds).where(tables.holds.c.worker_id.not_in(living)))
     connection.execute(delete(workers).where(workers.c.id.not_in(living)))
-    return len(settlements) - len(refused), refused
+    return results.count(True), refused

@@ -4,14 +4,22 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
+# Where make can (from 4.0 on), what runs beside something else says all that it says in one piece.
+IN_ONE_PIECE := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: up test check lock clean
+.PHONY: up test check unit lock clean
 
 up: $(STAMP)
 	$(VENV)/bin/qwenstack up
 
-test: $(STAMP) check
-	$(RUN) pytest -q --durations=10
+# mypy and the tests of pure logic want a core each. The other tests run real servers and models, and
+# want them both.
+test: $(STAMP)
+	$(MAKE) --no-print-directory --jobs=2 $(IN_ONE_PIECE) check unit
+	$(RUN) pytest -q --durations=10 tests/component tests/journey
+
+unit: $(STAMP)
+	$(RUN) pytest -q --durations=5 tests/unit
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

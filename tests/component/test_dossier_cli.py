@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,15 @@ def run(*arguments: str) -> Any:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(made_home: Path, tmp_path: Path) -> Path:
     """A home folder whose hub holds `acme/tuned`, at its second licence."""
-    home = tmp_path / "home"
+    return shutil.copytree(made_home, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one that each test gets a copy of."""
+    home: Path = tmp_path_factory.mktemp("dossiers") / "home"
     with running_hub(home / "hub") as hub:
         api = HfApi(endpoint=hub.url, token=hub.token)
         api.create_repo("acme/tuned")
